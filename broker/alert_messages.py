@@ -96,9 +96,9 @@ class AlertMessages:
 
     async def _put(self, event: AlertRaised | AlertCleared, *, again: bool) -> None:
         """Put the message about an alert into the organization's queue for alerts, and record that the message was put.
-        If there is no such organization, do nothing.
+        If the organization does not exist, do nothing.
 
-        With `again`, the message may have been put already, so look for it first.
+        With `again`, an earlier call may have put the message. So look for the message first, and do not put it twice.
         """
         context = Context(organization_id=event.organization_id, actor="worker", request_id="", at_ms=now_ms())
         if event.organization_id not in self._directory.organizations:
@@ -127,7 +127,7 @@ class AlertMessages:
         await record(self.log.control, self.view, told)
 
     async def _find(self, ids: Mapping[int, str], partition: int, organization_id: str) -> str | None:
-        """Return the first of these message ids that is the id of a stored message; None if there is none. `ids` maps
+        """Return the first of these message ids whose message is stored; None if no such message is stored. `ids` maps
         the time in an id to the id.
 
         A message that may be in an unreadable range counts as missing, because a repeated alert is better than a lost
@@ -148,9 +148,9 @@ class AlertMessages:
 
 
 def _id_times(event_at_ms: int, at_ms: int) -> list[int]:
-    """Return the times that the id of an alert's message may contain: the time of the alert's event, and of the times
-    at five-minute steps from it, the newest 13 up to `at_ms`. A message that is put at `at_ms` gets the newest of the
-    times.
+    """Return the times that the id of an alert's message may contain. The first is the time of the alert's event. Every
+    five minutes after the event, there is another time; the newest 13 up to `at_ms` are returned. A message that is put
+    at `at_ms` gets the newest time.
     """
     late = max(0, at_ms - event_at_ms) // _ID_VALID_MS
     steps = range(max(0, late - _EARLIER_STEPS), late + 1)

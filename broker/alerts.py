@@ -106,8 +106,9 @@ class _Allowance:
     """A token bucket that limits how many alerts begin or end: `burst` alerts at once, and `per_s` alerts a second
     after that.
 
-    In each worker, each organization has one bucket, for its alerts that begin. All organizations except the operator's
-    share one more bucket, for the beginnings and ends of alerts about the installation, such as a nearly full disk.
+    In each worker, each organization has one bucket, for its alerts that begin. One more bucket is for the beginnings
+    and ends of alerts about the installation, such as a nearly full disk. All organizations share it, except the
+    operator's.
     """
 
     at_ms: int
@@ -171,9 +172,10 @@ class AlertWatch:
     async def look(self, at_ms: int | None = None) -> None:
         """Check the conditions of this worker's alerts once. Put messages about alerts that begin or end.
 
-        A call checks the listeners of this worker's share for which messages wait in its partitions, or which have an
-        alert that is open or may begin soon. It checks at most 200 others of the share. `at_ms` is the current time; if
-        it is None, the clock is read.
+        Each listener belongs to the share of one worker. A call checks a listener of this worker's share if messages
+        wait for the listener in this worker's partitions, or if one of its alerts is open or may begin soon. Of the
+        share's other listeners, a call checks at most 200. `at_ms` is the current time; if it is None, the clock is
+        read.
 
         Raises a BrokerError if Kafka does not answer. If Kafka does not answer for some listeners, the other listeners
         are checked before the error is raised.
@@ -197,8 +199,9 @@ class AlertWatch:
             raise failure
 
     def _due(self) -> list[Listener]:
-        """Return the listeners to check for alerts now: those for which this worker has waiting messages, and those
-        with an alert that is open or may begin soon. At most 200 of the other listeners are added, in turn.
+        """Return the listeners to check for alerts now. A listener is checked if messages wait for it in this worker's
+        partitions, or if one of its alerts is open or may begin soon. The other listeners take turns: at most 200 are
+        added.
 
         Replays and the listeners of the queue for alerts are never checked.
         """
@@ -330,8 +333,8 @@ class AlertWatch:
     async def _judge(
         self, subject: Subject, now: Mapping[Kind, Reading], facts: Mapping[str, int | str], at_ms: int
     ) -> None:
-        """Begin or end the alerts about one listener, API key or organization. `now` maps each kind of alert to check
-        to the present level of its condition. The events about these alerts get the `facts`.
+        """Begin or end the alerts about one listener, API key or organization. `now` has the kinds of alerts to check,
+        each with the present level of its condition. The events about these alerts get the `facts`.
         """
         triggers = self._triggers.setdefault(subject.id, {})
         for kind in now:
@@ -355,9 +358,9 @@ class AlertWatch:
         """Return whether the alert is allowed to begin or end now. If not, the next check tries again.
 
         An alert waits until the message about its previous change is put. Otherwise that message would be lost, because
-        only the newest change is kept. If many alerts about the whole installation change, some of them wait; those of
-        the operator's organizations do not. An alert does not begin while this worker has begun too many alerts of the
-        organization.
+        only the newest change is kept. If many alerts about the whole installation change, some of the alerts wait, but
+        no alert of the operator's organizations. An alert does not begin while this worker has begun too many alerts of
+        the organization.
         """
         if not self._directory.alerts.is_told(kind, subject.id):
             return False

@@ -25,7 +25,7 @@ LOOK_S: Final = 1.0
 
 class Marks(NamedTuple):
     """The two limits of free disk space, in bytes. Below `growth`, the API stores only urgent events. Below `reserve`,
-    which is lower, it stores nothing. Workers are not limited.
+    a lower limit, the API stores nothing. Workers are not limited.
     """
 
     growth: int

@@ -95,7 +95,8 @@ def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
     """Return the reason why a password is too easy to guess, as the end of an error message. Return None if the
     password is good enough.
 
-    Only the beginning of a long password is judged. The call takes up to 0.2 s, so don't call it on the event loop.
+    Only the beginning of a long password is judged. A call takes up to 0.2 s, so don't call this function on the event
+    loop.
     """
     import zxcvbn  # Import zxcvbn here: its dictionaries take 12 MiB, and most processes judge no password.
 
@@ -115,10 +116,10 @@ def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
 
 
 def _judged(password: str) -> str:
-    """Return the beginning of a password, which is the part that is judged, so that zxcvbn needs only limited time.
+    """Return the beginning of a password, for zxcvbn to judge. A longer part could take too much time.
 
-    The part has at most JUDGED_CHARS_MAX characters. It is shorter if its symbols could be read as letters (`4` as `a`)
-    in too many ways. It then ends before the first character with which there are more than _READINGS_MAX ways.
+    The part has at most JUDGED_CHARS_MAX characters. Symbols can be read as letters, such as `4` as `a`. The part ends
+    earlier, before the first character with which there would be more than _READINGS_MAX ways to read its symbols.
     """
     from zxcvbn.matching import L33T_TABLE
 

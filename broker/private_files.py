@@ -41,7 +41,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 def make_private(path: Path) -> None:
-    """Create an empty file with mode 0600, and delete what was there before."""
+    """Create an empty file with mode 0600. Delete an existing file first."""
     path.unlink(missing_ok=True)
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 

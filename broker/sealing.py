@@ -52,7 +52,7 @@ class Sealer:
         self._secrets = [base64.urlsafe_b64decode(key) for key in keys]
 
     def seal(self, secret: str) -> str:
-        """Encrypt a secret. Return it as text for an event."""
+        """Encrypt a secret. Return the result as text for an event."""
         return self._newest.encrypt(secret.encode()).decode()
 
     def open(self, sealed: str) -> str:

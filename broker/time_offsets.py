@@ -30,8 +30,8 @@ class Offsets(Protocol):
 
 
 async def offsets_since(kafka: Offsets, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
-    """Return, for each partition, an offset before which every record is older than a time. If all records are older,
-    this is the partition's end offset.
+    """Return, for each partition, an offset before which every record is older than a time. If all records of a
+    partition are older, return its end offset.
 
     If Kafka's time index is damaged, the offset may be earlier than necessary. Clocks differ, so a caller that must
     miss no record asks for an earlier time. Raises LogUnavailable if Kafka does not answer.
@@ -47,7 +47,8 @@ async def offsets_since(kafka: Offsets, topic: str, at_ms: Mapping[int, int]) ->
 async def _confirmed(kafka: Offsets, topic: str, partition: int, at_ms: int, first: int) -> int:
     """Return `first` if the record before this offset is older than the time `at_ms`.
 
-    Otherwise return an earlier offset, such that the record before it is older, or the partition's first offset.
+    Otherwise return an earlier offset: one whose previous record is older than `at_ms`, or the partition's first
+    offset.
     """
     at, step, doubtful = first, 1, False
     while at > 0:

@@ -60,8 +60,8 @@ class StoredBytes:
     """The counts of the organizations' stored bytes, and the limit. Each process has one object of this class.
 
     `bytes_max` is the limit of each tenant; None means no limit. A tenant is an account with all organizations that it
-    created. Organizations that the operator created have no limit. Bytes that were stored on a day which ended more
-    than `retain_s` seconds ago (UTC) no longer count.
+    created. Organizations that the operator created have no limit. Stored bytes are counted by UTC day. The bytes of a
+    day no longer count when the day ended more than `retain_s` seconds ago.
     """
 
     def __init__(
@@ -148,8 +148,7 @@ class StoredBytes:
     def bound(self, organization_id: str) -> int | None:
         """Return how many bytes the organization may store at most; None means no limit.
 
-        The limit is for all organizations of a tenant together, so the bytes of the tenant's other organizations are
-        subtracted.
+        This is the tenant's limit minus the stored bytes of the tenant's other organizations.
         """
         bound = self._bound_of(organization_id)
         if bound is None:

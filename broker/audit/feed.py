@@ -87,7 +87,8 @@ _KINDS: Final = {"deliveries": "delivery", "answers": "delivery", "change": "mes
 class ChangeFeed:
     """The changes in the log, for all organizations that have a client waiting in this process.
 
-    `table` has the topics that are read, by their short names. The topics are read only while a client waits.
+    `table` has the topics that are read, by their names without the prefix. The topics are read only while a client
+    waits.
     """
 
     def __init__(
@@ -136,9 +137,9 @@ class ChangeFeed:
     def since(self, organization_id: str, position: str | None) -> Changes:
         """Return an organization's changes since a position that an earlier call has returned, and the new position.
 
-        The changes are None if they are unknown. Examples: the position is missing, too old or of another process; no
-        client of the organization waited in between; some records were skipped; one check of the log found more than
-        CHANGES_MAX changes of the organization.
+        The changes are None if they are unknown. For example, the position is missing, too old or of another process,
+        or no client of the organization was waiting for a time. They are also None if records were skipped, or if one
+        check of the log found more than CHANGES_MAX changes of the organization.
         """
         now = f"{self._epoch}-{self._number}"
         epoch, _, number = (position or "").partition("-")
@@ -195,7 +196,7 @@ class ChangeFeed:
         self._again = {}
 
     async def _ends(self) -> dict[tuple[str, int], int]:
-        """Return the end offset of each partition of the topics that this feed reads, as Kafka has it now."""
+        """Ask Kafka for the end offsets of all partitions that this feed reads, and return them."""
         names = list(self._table)
         found = await asyncio.gather(
             *(
@@ -252,8 +253,8 @@ class ChangeFeed:
             self._looked = asyncio.Event()
 
     async def _read(self, topic: str, partition: int, offset: int) -> tuple[Iterable[Record], int] | None:
-        """Return the next records of a partition, and the offset after them. Records of organizations for which no
-        client waits may be left out. Return None if the next records are damaged or deleted.
+        """Return the next records of a partition, and the offset at which the next read begins. Records of
+        organizations for which no client waits may be left out. Return None if the next records are damaged or deleted.
         """
         ids = [one.encode() for one in self._waiting]
         searched = topic != "control" and len(ids) <= SEARCHED_MAX

@@ -31,8 +31,8 @@ _TOO_LARGE: Final[Event] = Unreadable(at_ms=0, organization_id="", written="")
 
 
 class LogPartition(NamedTuple):
-    """A partition of the log that a request reads. `rank` is the position of its topic in TOPICS, and `name` is the
-    topic's name in Kafka.
+    """A partition of the log that a request reads. `rank` is the position of the partition's topic in TOPICS, and
+    `name` is this topic's name in Kafka.
     """
 
     rank: int
@@ -50,8 +50,8 @@ class _Ahead(NamedTuple):
 
 
 class Rests:
-    """A cache of fetched records that are not needed yet. All requests of one process that read the log share its
-    memory, but each request takes only its own records.
+    """A cache of fetched records that are not needed yet. All requests of one process that read the log share this
+    cache, but each request takes only its own records from it.
 
     The cache holds at most `bytes_max` bytes. If there are more, the oldest fetches are dropped, and their records are
     read from Kafka again when they are needed.
@@ -109,8 +109,8 @@ class LaneReader:
         self._lanes: Sequence[Lane[Event]] = ()
 
     async def read(self, merge: Merge[Event], lane: Lane[Event], pace: Pace) -> None:
-        """Read the next records of a partition from the cache or from Kafka. Add the wanted ones to `merge`, which puts
-        the records of all partitions into one order. If the next records are damaged, add one event that says so.
+        """Read the next records of a partition from the cache or from Kafka. Add the wanted records to `merge`, which
+        puts the records of all partitions into one order. If the next records are damaged, add one event that says so.
 
         Raises Unavailable if Kafka does not answer.
         """
@@ -149,7 +149,7 @@ class LaneReader:
         )
 
     async def events(self, run: Run[Event]) -> list[Event]:
-        """Return the events of these records. Events that were too large to wait in memory are read again.
+        """Return the events of these records. Read an event again if it was too large to be kept in memory.
 
         Raises Unavailable if Kafka does not answer.
         """
@@ -183,8 +183,8 @@ class LaneReader:
         return await ahead.fetched
 
     def _give(self, merge: Merge[Event], lane: Lane[Event], fetched: FetchResult) -> None:
-        """Add the fetched records to `merge`, as many as one partition may have there. Put the remaining records into
-        the cache.
+        """Add fetched records to `merge`, up to the number of bytes that one partition may have there. Put the
+        remaining records into the cache.
         """
         rows: list[tuple[int, int, int, Event | None]] = []
         # Skipped records may also lie beyond the requested range. This is harmless: none of them matches the request.

@@ -115,8 +115,8 @@ class Listeners:
         return False
 
     async def _unread(self, organization_id: str, queue_id: str) -> _Queue:
-        """Return a new cache entry for a queue, which has no listeners yet. It says from which offset of `control` on
-        the queue's events must be read.
+        """Return a new cache entry for a queue. The entry has no listeners yet, and says from which offset of `control`
+        on the queue's events must be read.
         """
         live = self._view.state.queue(organization_id, queue_id)
         if live is None:

@@ -51,9 +51,9 @@ class Pace:
         """Pause the work for as long as it ran since the last pause, so that the event loop can serve requests. Do
         nothing if the work ran for less than `after_s`.
 
-        The pause continues even if the event loop is idle, because a put uses the loop many times. With shorter pauses,
-        a put took three times as long while a client read the log. If no other request came within the last second, the
-        pause is a single turn of the loop.
+        The pause does not end early when the event loop is idle, because a put in progress soon needs the loop again.
+        With shorter pauses, a put took three times as long while a client read the log. If no other request came within
+        the last second, the pause is a single turn of the loop.
         """
         if self._busy_s < after_s:
             return

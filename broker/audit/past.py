@@ -31,7 +31,7 @@ _ASKING_EACH_MAX: Final = 4  # requests at once of one organization
 
 class PastView:
     """The part of the directory that belongs to one organization, such as its queues, listeners and API keys, as it was
-    at a past time. The view never changes.
+    at a past time. This object never changes.
     """
 
     def __init__(self, state: Directory, position: int, *, complete: bool) -> None:
@@ -50,8 +50,8 @@ class PastView:
 
 
 class Past:
-    """The computation of one organization's directory, such as its queues and listeners, at a past time. It reads the
-    topic `control`, for one request at a time.
+    """The computation of one organization's directory, such as its queues and listeners, at a past time. The topic
+    `control` is read for one request at a time.
 
     `tenant_of` maps an organization id to its tenant.
     """

@@ -92,9 +92,9 @@ class Range:
 class ReaderTuning:
     """The limits for reading the log in one process.
 
-    Kafka acknowledges an append within `settle_ms`, with rare exceptions. The order of events that are older is
-    therefore final. A request that waits for the final order, or for a slow client, still counts towards `open_max` and
-    `open_each_max`.
+    Kafka acknowledges an append within `settle_ms`, with rare exceptions. So no record is added between events that are
+    older than `settle_ms`: their order is final. A request that waits for the final order, or for a slow client, still
+    counts towards `open_max` and `open_each_max`.
     """
 
     settle_ms: int = 2_000
@@ -140,8 +140,8 @@ class LogReader:
         `limit` ends the reading earlier.
 
         Without an end, the range ends with the events that were acknowledged before the call. The complete slice then
-        comes at least `settle_ms` after the call. For the history of one message, it may come earlier. A slice may have
-        no events, but its page token has advanced.
+        comes at least `settle_ms` after the call, or earlier for the history of one message. A slice may have no
+        events; its page token still lies after the part that was searched.
 
         Raises Busy if too many requests read the log, NotFound if the wanted queue or listener never existed,
         WrongCursor if the page token does not fit this request, and Unavailable if Kafka does not answer.
@@ -158,8 +158,8 @@ class LogReader:
     async def _named(self, wanted: Selection, span: Range) -> Selection:
         """Add the listeners of the wanted queue to the filter of a request.
 
-        Raises NotFound if there never was such a queue or listener. A listener is not checked if the request has a page
-        token, or reads the history of one message.
+        Raises NotFound if there never was such a queue or listener. If the request has a page token, or reads the
+        history of one message, the listener is not looked up.
         """
         organization_id, message = wanted.organization_id, wanted.message
         if message is not None and wanted.queue_id == message.queue_id:
@@ -296,7 +296,8 @@ class _Reading:
         is the partition's start; for LATEST, its end.
 
         With `confirmed`, the offset is checked against the times of records, because Kafka's time index may be damaged.
-        If all records of a partition are older than `at_ms`, its offset is -1; with `confirmed`, it is the end offset.
+        If all records of a partition are older than `at_ms`, return -1 for this partition, or its end offset with
+        `confirmed`.
         """
         found: dict[tuple[str, int], int] = {}
         for topic in dict.fromkeys(one.name for one in self._partitions):

@@ -65,7 +65,9 @@ class Verifier:
         self._damage: list[LogDamaged] = []  # unreadable ranges, not reported yet
 
     async def size(self) -> int:
-        """Return about how many offsets findings() reads. Raises LogUnavailable if Kafka does not answer."""
+        """Return the approximate number of offsets that findings() reads. Raises LogUnavailable if Kafka does not
+        answer.
+        """
         size = 0
         for topic in (*self._topics.values(), self._claims_topic):
             begins, ends = await self._bounds(topic)
@@ -73,7 +75,7 @@ class Verifier:
         return size
 
     async def findings(self, positions: Collection[int] = ()) -> AsyncGenerator[Finding | State, None]:
-        """Yield what the check finds wrong with the log, and which parts of it can't be checked, in the order of
+        """Yield the errors that the check finds in the log, and the parts that can't be checked, in the order of
         reading. At each offset of `control` in `positions`, also yield the state of the directory. Raises
         LogUnavailable if Kafka does not answer.
         """
@@ -207,8 +209,8 @@ class Verifier:
                 yield finding
 
     async def _lost_ends(self, number: int, latest: int) -> list[Finding]:
-        """Check whether workers have committed an offset beyond the end of this partition of `messages`. If so, Kafka
-        has lost messages, and a finding that says so is returned. Otherwise return an empty list.
+        """Check whether workers have committed an offset beyond the end of this partition of `messages`. In this case,
+        Kafka has lost messages: return a finding. Otherwise return an empty list.
         """
         topic = self._topics["messages"].name
         rows = await self._requests.groups.committed(self._workers_group, topic, [number])
@@ -224,8 +226,8 @@ class Verifier:
     async def _checked(self, checks: Checks, topic: Topic, begin: int, end: int) -> AsyncGenerator[Finding, None]:
         """Check a partition from `begin` to `end`, and yield the findings.
 
-        The topic `outstanding` is read beyond `end`, until its current end. If a delivery was written again after
-        `end`, compaction may have removed its earlier record.
+        The topic `outstanding` is read beyond `end`, until its current end. Kafka's compaction may have removed a
+        delivery's record before `end`, because a newer record of the delivery is after `end`.
         """
         while True:
             reached = end

@@ -100,8 +100,8 @@ class AccountCommands:
         """Return the account with this e-mail address and password.
 
         Raises WrongPassword if there is no such account, or if a temporary password was used or has expired. The check
-        takes as long for an unknown e-mail address as for a known one. Raises AccountBlocked if the password is right
-        but the account is blocked.
+        takes as long for an unknown e-mail address as for a known one, so that its duration does not tell which
+        addresses have an account. Raises AccountBlocked if the password is right but the account is blocked.
         """
         await self._view.caught_up()
         account = self._view.state.accounts.account(email)
@@ -302,8 +302,8 @@ class AccountCommands:
     ) -> list[Organization]:
         """Delete the account of this session.
 
-        Raises Refused if the password is wrong, LastMember if an organization would have no owner who can sign in,
-        NotFound if the account is gone.
+        Raises Refused if the password is wrong, LastMember if an organization would have no owner who can sign in, and
+        NotFound if the account does not exist any more.
         """
         account = self._view.state.accounts.by_id.get(session.account_id)
         if account is None:

@@ -41,7 +41,9 @@ _CHANGED: Final = (
 
 
 class _Place(msgspec.Struct):
-    """The fields that say to which queue a message belongs. The event of a put has these fields in every version."""
+    """The fields that say to which queue a message belongs. In every version of Everput, the event of a put has these
+    fields.
+    """
 
     organization_id: str
     queue_id: str

@@ -94,7 +94,7 @@ async def find_listener(view: DirectoryView, organization_id: str, queue_id: str
 
 
 def queue_now(view: DirectoryView, context: Context, queue_id: str) -> Queue:
-    """Return the current state of a queue, as this process knows it. Raises NotFound if the queue was deleted."""
+    """Return the queue in its current state, as this process knows it. Raises NotFound if the queue was deleted."""
     queue = view.state.queue(context.organization_id, queue_id)
     if queue is None:
         raise NotFound("The queue was deleted while this request was running.")

@@ -44,9 +44,10 @@ class Stored(NamedTuple):
 class Idempotency:
     """The puts of requests with an Idempotency-Key. For 24 hours, a repeated request stores its messages only once.
 
-    Before a process puts the messages of a key, it claims the key with an event in the log. It puts no messages if more
-    than `append_timeout_ms` have passed since its claim. `check_room` raises an error if the organization may store
-    nothing more. `count` is called with the organization, and with the size of each claim in bytes.
+    Before a process puts the messages of a key, it claims the key with an event in the log. If the process has not
+    begun to put the messages `append_timeout_ms` after its claim, it puts none. `check_room` raises an error if the
+    organization may store nothing more. `count` is called with the organization, and with the size of each claim in
+    bytes.
     """
 
     def __init__(
@@ -164,9 +165,7 @@ class Idempotency:
         return [found.get(number) or Stored(put.id, put.name) for number, put in enumerate(puts)]
 
     async def _find(self, held: Claim, puts: Sequence[Put]) -> dict[int, Stored]:
-        """Return the messages of a request that are already stored in the log. Each is returned by its number in the
-        request.
-        """
+        """Return the messages of a request that are already stored in the log, by their numbers in the request."""
         found: dict[int, Stored] = {}
         for claim in held.ids:
             wanted: dict[int, dict[str, int]] = {}
@@ -193,9 +192,9 @@ def _taking_over(held: Claim, mine: PutClaimed) -> PutClaimed:
     """Return the claim with which a request takes an Idempotency-Key over from an earlier request. A claim is an event
     of a request that is about to put the messages of the key.
 
-    If the key's message ids are less than IDS_KEPT_MS old, the new claim keeps them. If the earlier request then stores
-    a message late, the message has the same id. Older ids are replaced by new ones, because an id contains a time, and
-    a search for a message reads the whole log from this time on.
+    If the key's message ids are less than IDS_KEPT_MS old, the new claim keeps them. If both requests then store a
+    message, its two copies have the same id. Older ids are replaced by new ones, because an id contains a time, and a
+    search for a message reads the whole log from this time on.
     """
     next_one: dict[str, Any] = {"number": held.holder.number + 1, "of": held.first.claim_id}
     if mine.at_ms - held.holder.ids_at_ms < IDS_KEPT_MS:

@@ -101,7 +101,7 @@ class InvitationCommands:
     async def find(self, token: str) -> Invitation:
         """Return the invitation with this token.
 
-        Raises Refused if the token does not work. The error is the same for every reason.
+        Raises Refused if the token does not work. The error's text does not say why.
         """
         if keys.is_key(token, prefix=keys.INVITATION_PREFIX):
             await self._view.caught_up()
@@ -146,7 +146,7 @@ class InvitationCommands:
         return account, await self.accept(invitation, account.id, request_id=request_id)
 
     def _check_room(self, organization_id: str) -> None:
-        """Raise QuotaReached if the organization has too many members for another one."""
+        """Raise QuotaReached if the organization has no room for another member."""
         if len(self._view.state.organizations[organization_id].members) >= MEMBERS_MAX:
             raise QuotaReached(
                 f"An organization may have at most {MEMBERS_MAX} members. Ask an owner to remove one first."

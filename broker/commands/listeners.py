@@ -59,10 +59,9 @@ LISTENERS_MAX: Final = 10_000  # listeners of one organization
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerInput:
-    """The values of a listener in a request. None means that the request does not give the value.
-
-    The listener gets the messages that were put from `begin_at_ms` on: 0 means all messages in the log, None means new
-    messages. `settings` holds the given settings by name. A header with the value HIDDEN keeps its stored value.
+    """The values of a listener in a request. None means that the request does not give the value. The listener gets the
+    messages that were put from `begin_at_ms` on. 0 means all messages in the log; None means only new messages.
+    `settings` holds the given settings by name. A header with the value HIDDEN keeps its stored value.
     """
 
     name: str | None = None
@@ -76,8 +75,8 @@ class ListenerInput:
 class ListenerCommands:
     """The commands on listeners. They write their events to the topic `control`.
 
-    Listeners may have public addresses, and addresses in `allow_networks`. An organization may have `listeners_max`
-    listeners. `mail_for` says whether an organization may have alerts sent by e-mail.
+    A listener's IP address may be public, or in one of the networks in `allow_networks`. An organization may have
+    `listeners_max` listeners. `mail_for` says whether an organization may have alerts sent by e-mail.
     """
 
     def __init__(

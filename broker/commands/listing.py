@@ -65,8 +65,8 @@ class MessageFilter:
 
 
 class ListedMessage(NamedTuple):
-    """A message of a list, with the states of its deliveries by listener id. The states are None if they were not asked
-    for.
+    """A message as a list shows it. `deliveries` maps a listener's id to the state of the delivery; it is None if the
+    states were not asked for.
     """
 
     message: StoredMessage

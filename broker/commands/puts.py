@@ -60,7 +60,8 @@ class Put:
     """A message that is about to be stored. When its record is built, it gets its `id`, and a `name` if it has none.
 
     `count` is called with the organization and the size of the record, in bytes, when the record is first built.
-    `traceparent` names the trace span to which the attempts will belong. It may be changed until the record is built.
+    `traceparent` names the trace span to which the attempts will belong. The caller may change it until the record is
+    built.
     """
 
     __slots__ = (

@@ -137,7 +137,7 @@ class QueueCommands:
 
 
 def _refuse_reserved(queue: Queue, name: str) -> None:
-    """Raise Refused if the queue is the one for alerts, or if the name is reserved for it."""
+    """Raise Refused if this is the organization's queue for alerts, or if the name is reserved for that queue."""
     if ALERTS_QUEUE in (queue.name, name):
         raise Refused(
             f"The queue {ALERTS_QUEUE} is for Everput's alerts. It can't be deleted or renamed, and no other queue "

@@ -176,8 +176,9 @@ class ReplayCommands:
         return await self._change(ev.ReplayCancelled(**event_fields(context), replay_id=replay.id))
 
     async def progress(self, replay: Replay) -> float:
-        """Return how much of the replay is done, from 0 to 1: the fraction of the offsets in its range that its
-        committed offsets have passed. For a cancelled replay, only the partitions that were finished count.
+        """Return the part of the replay that is done, from 0 to 1: the number of offsets in its range that its
+        committed offsets have passed, divided by the number of all offsets in its range. For a cancelled replay, only
+        the partitions that were finished count.
 
         Raises LogUnavailable if Kafka does not answer.
         """
@@ -230,9 +231,9 @@ class ReplayCommands:
         """Choose the failed or undelivered messages in the offsets [begin, end) of each partition.
 
         Return a lower offset, an upper offset and a list of offsets for each partition. The replay takes all messages
-        below the lower offset: they were put before the listener's start. It takes all messages from the upper offset
-        on: the listener has not received them. It also takes the messages at the offsets in the list: the listener has
-        not accepted them.
+        below the lower offset: they were put before the listener's start. The replay takes all messages from the upper
+        offset on: the listener has not received them. Between the two offsets, it takes the messages at the offsets in
+        the list: the listener has not accepted them.
 
         With `failed`, the replay takes only the messages at the offsets in the list, and the list has only messages
         that were attempted.

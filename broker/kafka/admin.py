@@ -119,7 +119,7 @@ async def connected(options: dict[str, Any]) -> AsyncIterator[AIOKafkaAdminClien
 
 async def _enough_brokers(admin: AIOKafkaAdminClient, kafka: KafkaSettings, within_s: float) -> int:
     """Wait until there are as many Kafka brokers as each topic has replicas, but at most `within_s`. Return the number
-    of brokers that Kafka named last; 0 if Kafka did not answer.
+    of brokers in Kafka's newest answer; 0 if Kafka did not answer.
     """
     brokers = 0
     with suppress(TimeoutError):
@@ -145,7 +145,7 @@ async def _created(
     """Create the missing topics, wait until every topic of Everput has leaders, and return the metadata of all topics
     of the cluster.
 
-    The number of brokers is checked only if a topic is missing, because a broker of a running cluster may be down.
+    If no topic is missing, the number of brokers is not checked, because a broker of a running cluster may be down.
     """
     asked = False
     while True:
@@ -226,7 +226,8 @@ async def _features(admin: AIOKafkaAdminClient) -> Mapping[str, int] | None:
 
 async def _configs(admin: AIOKafkaAdminClient, names: list[str], brokers: list[int]) -> dict[str, dict[str, str]]:
     """Return all settings of the topics, and the BROKER_SETTINGS of the brokers, by topic name or broker id. If Kafka
-    does not tell the settings of a topic or broker, log a warning and leave it out. Retry until Kafka answers.
+    does not tell the settings of a topic or broker, log a warning and leave out this topic or broker. Retry until Kafka
+    answers.
     """
     wanted = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
     asked = dict.fromkeys(safety.BROKER_SETTINGS, "")

@@ -89,8 +89,9 @@ class AnswersOfMessage:
                 return
 
     def of(self, listener_id: str, attempt: Attempt) -> Attempt:
-        """Return the attempt with the listener's stored answer, and with the durations of the DNS look-up, connecting
-        and the TLS handshake. A value stays None if it is not known, or if the attempt had no such step.
+        """Return the attempt with the listener's stored answer, and with the durations of the DNS look-up, of
+        connecting and of the TLS handshake. A value is None if it is not known, or if the attempt did not have this
+        step.
         """
         found = self._attempts.get((listener_id, attempt.number))
         if found is None:

@@ -95,8 +95,8 @@ class Appender:
             del self._waiting[partition]
 
     async def _tell(self, batch: Sequence[_Waiting], send: Awaitable[int]) -> None:
-        """Pass the result of a batch to the callers of its records. If all callers have stopped waiting, stop waiting
-        for the batch. If the batch still waits behind another one, it is then not sent.
+        """Pass the result of a batch to the callers of its records. If no caller waits any more, stop waiting, too. A
+        batch that is still waiting behind another batch is then not sent.
         """
         sending = asyncio.create_task(self._bounded([send]))
         left = len(batch)

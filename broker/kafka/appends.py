@@ -65,8 +65,8 @@ class Together(Append):
         return Part(self.build, done, self.deadline, count)
 
     def add_to(self, batch: Any, items: list[Append], partition: int) -> bool:
-        """Add this group's messages to a record batch. If the batch already has other messages, add the whole group, or
-        nothing if it does not fit. If the batch is empty, add as many messages as fit.
+        """Add this group's messages to a record batch. If the batch is empty, add as many messages as fit. Otherwise
+        add the whole group, or nothing if the group does not fit.
 
         Return True if no message is left to add: all are in batches, or the group has failed.
         """
@@ -118,7 +118,8 @@ class Part(Append):
 
 class AppendQueue:
     """A first-in, first-out queue of messages that wait for a record batch. `count` is the number of messages, and
-    `size` the number of their bytes. A group counts in full until all its messages are in batches.
+    `size` the number of their bytes. A group of messages counts with all its messages until its last message is in a
+    batch.
     """
 
     __slots__ = ("_items", "count", "size")
@@ -148,8 +149,8 @@ class AppendQueue:
 
 
 def fail(items: Sequence[Append], error: Exception) -> int:
-    """Raise the error in each caller that still waits for one of these messages. If some messages of a group are in a
-    record batch already, the group's caller gets InDoubt instead. Return the number of callers that got an error.
+    """Raise the error in each caller that waits for one of these messages. If a record batch already has messages of a
+    group, the group's caller gets InDoubt instead. Return the number of callers that got an error.
     """
     waiting = [item for item in items if not item.done.done()]
     for item in waiting:

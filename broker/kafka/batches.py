@@ -43,7 +43,7 @@ async def parse(
 
     `holes` says that offsets may be missing, as in a compacted topic. `worth(raw)` returns False if no record in the
     bytes is wanted: the batches are then checked, but their records are not parsed. If a batch may be compressed,
-    `worth` is not asked.
+    `worth` is not called, and all records are parsed.
     """
     batches, next_offset, left = list[Any](), offset, _CHECKED_AT_ONCE
     for batch, size in good(raw, offset, end_offset, holes=holes):
@@ -76,8 +76,8 @@ def good(raw: bytes, offset: int, end_offset: int, *, holes: bool) -> Iterator[t
     """Yield the record batches before the first damaged one, each with its size in bytes.
 
     Damaged batches at the beginning of the bytes are skipped only if a later batch begins exactly at `offset`. With
-    `holes`, offsets may be missing before a batch, as in a compacted topic. After a damaged batch, offsets may not be
-    missing, because they could be those of the damaged batch.
+    `holes`, offsets may be missing before a batch, as in a compacted topic. After a damaged batch, no offsets may be
+    missing, because missing offsets could belong to the damaged batch.
     """
     began = passed = False
     for batch, follows_at, size in _framed(raw):
@@ -188,8 +188,8 @@ def _base(batch: Any, otherwise: int) -> int:
 
 
 def _first(batch: Any, offset: int, after: int) -> int:
-    """Return the first unreadable offset of a damaged batch. If the batch's header agrees with the next batch, this is
-    the first offset in the header. Otherwise it is the requested offset.
+    """Return the first unreadable offset of a damaged batch: the first offset in the batch's header if the header
+    agrees with the next batch, and otherwise the requested offset.
     """
     if batch is None or batch.next_offset != after:
         return offset

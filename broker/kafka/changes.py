@@ -173,11 +173,11 @@ class ChangesTopic:
             raise damage
 
     def _walk(self, partition: int, offset: int, end: int) -> AsyncIterator[Record]:
-        """Yield the records in [offset, end). Ranges that were given up as lost are skipped, and the updates and
-        deletions in them have no effect.
+        """Yield the records in [offset, end). Ranges that an operator has given up as lost are skipped: the updates and
+        deletions in these ranges have no effect.
 
-        Raises LogUnavailable if Kafka does not answer. Raises LogDamaged for any other unreadable range, because an
-        update or deletion may be in it.
+        Raises LogUnavailable if Kafka does not answer. Raises LogDamaged for any other unreadable range, because the
+        range may have an update or deletion.
         """
         return self._requests.walk(self._topic.name, partition, offset, end, pass_given_up=True)
 
@@ -197,8 +197,8 @@ class ChangesTopic:
         self, partition: int, at_ms: int, begin: int, end: int
     ) -> AsyncIterator[tuple[int, int, MessageChange]]:
         """Yield (offset, record time, event) of the updates and deletions at the offsets [begin, end) of a partition of
-        `changes`. Records that are clearly older than `at_ms` are left out. Some older ones are yielded, because clocks
-        differ.
+        `changes`. Records that are clearly older than `at_ms` are left out. Some older changes are still yielded,
+        because clocks differ.
 
         Unreadable changes are skipped and have no effect. Raises LogUnavailable if Kafka does not answer.
         """

@@ -39,8 +39,8 @@ class ChangesTail:
         """Return (partition, offset, event) of new changes to messages. Wait until follow() was called, and then at
         most about a second for changes.
 
-        Return an empty list if there are no changes, also while Kafka is unreachable. Unreadable changes are skipped
-        and have no effect.
+        Return an empty list if there are no changes, or if Kafka can't be reached. Unreadable changes are skipped and
+        have no effect.
         """
         await self._follows.wait()
         try:

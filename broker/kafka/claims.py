@@ -115,8 +115,8 @@ class ClaimsTopic:
         return int.from_bytes(digest[-4:]) % self._partitions
 
     async def _catch_up(self, partition: int) -> None:
-        """Read the claims of a partition up to its current end. Callers that wait for a read in progress share the next
-        read, because it begins after all of them have called.
+        """Read the claims of a partition up to its current end. A read in progress may have missed the newest claims,
+        so callers that come during this read wait for the next read, which they share.
         """
         asked = self._reads_begun[partition]
         async with self._locks[partition]:
@@ -158,8 +158,8 @@ class ClaimsTopic:
         return None
 
     async def _follow(self) -> None:
-        """Read new claims of Idempotency-Keys at once, and then about every 30 seconds, so that a request has few
-        claims left to read.
+        """Read new claims of Idempotency-Keys at once, and then about every 30 seconds, so that a request with an
+        Idempotency-Key has few claims left to read.
         """
         while True:
             for partition in range(self._partitions):
@@ -169,7 +169,9 @@ class ClaimsTopic:
 
 
 def _owner(value: bytes | None) -> str:
-    """Return the organization id in a stored claim without decoding the rest of it; empty if there is none."""
+    """Return the organization id in a stored claim without decoding the claim's other fields; empty if the claim has no
+    organization id.
+    """
     try:
         return _owned.decode(value or b"").organization_id
     except msgspec.MsgspecError:

@@ -51,7 +51,7 @@ class KafkaCursors:
 
     async def store(self, cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
         """Commit the listeners' offsets to Kafka, with one request for each listener. If some requests fail, NotStored
-        is raised after all requests have ended, and names their listeners.
+        is raised after all requests have ended. It names the listeners of the failed requests.
         """
         failed: dict[str, LogUnavailable] = {}
 

@@ -332,8 +332,8 @@ def _settled_state(known: DeliveryState, row: OutstandingDelivery | None, *, com
     in the topic `outstanding`. The delivery's last attempt may not have been found, so its state is taken from
     `outstanding`.
 
-    `row` is the delivery in `outstanding`, or None. If it is None, the returned state is `delivered` if `complete` says
-    that the delivery is certainly not in `outstanding`, and else `unknown`.
+    `row` is the delivery in `outstanding`; None if it was not found there. With `complete`, a delivery that was not
+    found is certainly not in `outstanding`, so it is `delivered`. Otherwise, its state is `unknown`.
     """
     if row is not None:
         return DeliveryState(state=row.state, attempts=known.attempts, next_attempt_at_ms=row.next_attempt_at_ms)

@@ -82,8 +82,8 @@ def parse_answer(data: memoryview | bytes, at: int = 0) -> list[Fetched]:
 
 
 class Fetch(FetchRequest):  # type: ignore[misc]
-    """A request for the records of some partitions of one topic. The broker answers as soon as it has a record, and
-    after `max_wait_ms` at the latest.
+    """A request for the records of some partitions of one topic. The broker answers as soon as it has one of these
+    records, and after `max_wait_ms` at the latest.
     """
 
     def __init__(self, topic: str, wanted: Sequence[Wanted], *, max_wait_ms: int = 0, bytes_max: int) -> None:

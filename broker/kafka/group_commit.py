@@ -137,8 +137,8 @@ class GroupCommit:
         return zlib.crc32(ordering_key.encode()) % self._partitions
 
     def some_partition(self) -> int:
-        """Return a partition for a message. If possible, choose one whose leader is not late with an acknowledgement.
-        Successive calls usually return different partitions.
+        """Return a partition for a message. If possible, choose a partition whose leader is not late with an
+        acknowledgement. Successive calls usually return different partitions.
         """
         usable = self._trusted() or self._led()
         self._turn += 1
@@ -185,9 +185,9 @@ class GroupCommit:
         return done
 
     def _join(self, partition: int | None, item: Append) -> None:
-        """Let messages wait in memory for the next record batch of this partition. If `partition` is None, any
-        partition will do. Raises LogUnavailable while Kafka does not acknowledge or too many messages wait. Raises
-        DiskNearlyFull while the disk is nearly full.
+        """Let messages wait in memory for the next record batch of this partition. If `partition` is None, the batch
+        may go to any partition. Raises LogUnavailable while Kafka does not acknowledge or too many messages wait.
+        Raises DiskNearlyFull while the disk is nearly full.
         """
         if self._refuses(partition):
             self.refused += 1
@@ -358,7 +358,8 @@ class GroupCommit:
 
     def _judge(self) -> None:
         """Update the sets `suspects` and `away`. The brokers in `suspects` are late with an acknowledgement. The
-        brokers in `away` are so late that new messages which must go to their partitions are refused.
+        brokers in `away` have not acknowledged a batch for over `timeout_s`: new messages that must go to their
+        partitions are refused.
         """
         before_s = _now_s() - self.timeout_s
         owing = [

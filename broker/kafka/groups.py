@@ -64,11 +64,9 @@ class KafkaGroups:
         *,
         member: tuple[int, str] = _NO_MEMBER,
     ) -> None:
-        """Commit (offset, metadata) by partition for a consumer group.
-
-        `member` is the generation and id of a group member; leave it out if the group has no members. Raises
-        LogUnavailable if Kafka does not answer, or refuses the commit, for example because `member` is no longer in the
-        group.
+        """Commit (offset, metadata) by partition for a consumer group. `member` is the generation and the id of the
+        group member that commits. If the group has no members, do not pass `member`. Raises LogUnavailable if Kafka
+        does not answer, or refuses the commit, for example because `member` is no longer in the group.
         """
         wanted = [(topic, [(partition, offset, text) for partition, (offset, text) in cursors.items()])]
 
@@ -101,7 +99,7 @@ class KafkaGroups:
         return await self._retried(ask, group)
 
     async def expel(self, group: str, client_id: str) -> int:
-        """Remove all members with this client id from a consumer group. Return how many there were.
+        """Remove all members with this client id from a consumer group. Return the number of removed members.
 
         A removed member that is still running joins again by itself. Raises LogUnavailable if Kafka does not answer.
         """

@@ -64,8 +64,8 @@ async def refuse_unfinished(kafka: KafkaSettings) -> None:
 
 
 async def _topic_names(kafka: KafkaSettings) -> list[str]:
-    """Return the names of all topics. Do not ask for a single topic instead: on many clusters, this would create a
-    missing topic.
+    """Return the names of all topics. Do not change this to a request for a single topic: on many clusters, such a
+    request creates a missing topic.
     """
     async with _admin(kafka, "list its topics") as admin:
         return list(await admin.list_topics())

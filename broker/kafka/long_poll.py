@@ -68,8 +68,8 @@ class LongPoll:
         await asyncio.gather(*self._polls.values(), return_exceptions=True)
 
     async def read(self) -> dict[int, list[Record]]:
-        """Return new records by partition. If there are none, return nothing after at most about a second, also while
-        Kafka is unreachable.
+        """Return new records by partition. If there are no new records, or Kafka can't be reached, return nothing after
+        at most about a second.
 
         Raises LogDamaged if the next record of a partition is unreadable on every replica. To continue, call begin()
         with an offset after the damage.

@@ -34,7 +34,7 @@ _PAGE_BYTES_MAX: Final = 8 << 20  # bytes of records in a page
 class MessagesTopic:
     """The Kafka topic `messages`: its methods append messages and find them again.
 
-    `kept` finds a message in the topic `outstanding`, after Kafka has deleted it from this topic.
+    After Kafka has deleted a message from `messages`, `kept` finds the message in the topic `outstanding`.
     """
 
     def __init__(
@@ -88,8 +88,8 @@ class MessagesTopic:
         return tuple(found[partition] for partition in range(self._partitions))
 
     async def offsets_at(self, at_ms: int) -> tuple[int, ...]:
-        """Return, for each partition, the first offset at or after a time. If a partition has no such record, this is
-        its end offset. If Kafka's time index is damaged, the offset may be earlier.
+        """Return, for each partition, the first offset at or after a time. If a partition has no record since this
+        time, return its end offset. If Kafka's time index is damaged, the offset may be too low.
 
         Time 0 stands for the beginning of the log.
         """
@@ -124,8 +124,8 @@ class MessagesTopic:
         """Find messages by their ids. Return the offset and the Kafka record's value of each found message, by its id.
         Raises LogDamaged if a missing message may be in an unreadable range.
 
-        The partition is read from `at_ms`, the time in the ids, on. The first read usually finds the messages. Further
-        reads need a slot, because only a few large reads may run at the same time.
+        The search begins at `at_ms`, the time in the ids. The first read usually finds the messages. Further reads need
+        a slot, because only a few large reads may run at the same time.
         """
         if partition >= self._partitions:
             return {}
@@ -145,8 +145,8 @@ class MessagesTopic:
         self, partition: int, offset: int, at_ms: int, wanted: Collection[bytes], organization_id: str
     ) -> tuple[dict[str, tuple[int, bytes]], LogDamaged | None]:
         """Search a partition for the wanted messages, from an offset on. Return the found messages, and the first
-        unreadable range that was met, or None. Ranges that were given up as lost are not returned. The search ends at
-        the first record that is too late to have a wanted id.
+        unreadable range, or None if all records were readable. Ranges that were given up as lost do not count as
+        unreadable. The search ends at the first record that is too late to have a wanted id.
         """
         found: dict[str, tuple[int, bytes]] = {}
         damage: LogDamaged | None = None

@@ -96,8 +96,8 @@ class KafkaOutstanding:
         self, listener: Listener, partition: int, wanted: Collection[bytes] | None, *, redriven: bool = False
     ) -> set[bytes]:
         """Return the keys of a listener's retrying and parked deliveries in a partition of the topic `outstanding`.
-        With `wanted`, return only those keys. With `redriven`, return only deliveries that wait for an attempt after a
-        redrive.
+        With `wanted`, return only those keys. With `redriven`, return only keys of deliveries that were redriven and
+        not attempted since.
         """
         there: set[bytes] = set()
         async for record in self._records(partition, 0, _prefix(listener)):
@@ -111,10 +111,10 @@ class KafkaOutstanding:
     async def kept(
         self, partition: int, message_id: str, listeners: Collection[Listener], *, reads_max: int
     ) -> tuple[Mapping[str, OutstandingDelivery], bool]:
-        """Return a message's deliveries in the topic `outstanding`, by listener id, and whether these are all of them.
+        """Return a message's deliveries in the topic `outstanding`, by listener id, and whether none can be missing.
 
-        Some can be missing if records are unreadable, or if more than `reads_max` reads would be needed. All listeners
-        must belong to one organization. Raises Unavailable if Kafka does not answer or no read slot is free.
+        Deliveries can be missing if records are unreadable, or if more than `reads_max` reads would be needed. All
+        listeners must belong to one organization. Raises Unavailable if Kafka does not answer or no read slot is free.
         """
         by_key = {_prefix(one) + message_id.encode(): one for one in listeners}
         found: dict[str, OutstandingDelivery] = {}
@@ -153,9 +153,9 @@ class KafkaOutstanding:
         id). Also return the partitions that could not be read completely. The deliveries in these partitions are left
         out.
 
-        `since_ms` has the partitions to read. Each has a time at or before the put of the first message in question.
-        With `message_ids`, only deliveries of these messages are returned. At most `reads_max` reads are made. Raises
-        Unavailable if Kafka does not answer or no read slot is free.
+        `since_ms` maps each partition to read to a time: all messages that are asked for were put at this time or
+        later. With `message_ids`, only deliveries of these messages are returned. At most `reads_max` reads are made.
+        Raises Unavailable if Kafka does not answer or no read slot is free.
         """
         found: dict[tuple[str, str], OutstandingDelivery] = {}
         incomplete: set[int] = set()

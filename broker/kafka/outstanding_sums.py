@@ -28,9 +28,9 @@ async def incomplete_copies(requests: KafkaRequests, partition: int) -> list[int
     """Return the brokers whose copy of a partition of `outstanding` lacks deliveries. Each copy is compared with the
     fingerprint that the partition's worker has committed. Without a fingerprint, return an empty list.
 
-    A copy is left out if records were written to it after the fingerprint, or if a follower's copy could not be read up
-    to the fingerprint's end offset. None in the result stands for a leader that is not known. Raises LogUnavailable if
-    Kafka does not answer, LogDamaged if a range is unreadable.
+    A copy can't be compared, and is left out, if records were written to it after the fingerprint. A follower's copy is
+    also left out if it could not be read up to the fingerprint's end offset. None in the result stands for a leader
+    that is not known. Raises LogUnavailable if Kafka does not answer, LogDamaged if a range is unreadable.
     """
     # Read the committed fingerprint before the end offset, because a worker may write records between the two reads.
     noted = await noted_sum(requests, partition)

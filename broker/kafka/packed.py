@@ -21,8 +21,8 @@ _HEADER: Final = struct.Struct(">hhi")  # API key, version, correlation id
 
 
 class PackedRequest:
-    """A request to Kafka whose body is encoded already. It has the form that aiokafka's connections send.
-    `response_type` has a classmethod decode(), which parses Kafka's answer.
+    """A request to Kafka whose body is encoded already. The object has the form in which aiokafka's connections take
+    requests. `response_type` has a classmethod decode(), which parses Kafka's answer.
     """
 
     def __init__(self, api_key: int, version: int, body: bytes, response_type: Any) -> None:

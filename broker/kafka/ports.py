@@ -46,8 +46,8 @@ def is_free(port: int) -> bool:
 
 
 def listens_as_us(port: int) -> bool:
-    """Return whether all programs that listen on this port run as this user. Only Linux can tell; on other systems,
-    return True.
+    """Return whether all programs that listen on this port run as this user. Only Linux tells which users they are; on
+    other systems, return True.
     """
     owners = set()
     for name in ("tcp", "tcp6"):

@@ -29,8 +29,8 @@ _RENEW_PAUSE_S: Final = 0.2
 
 
 class Producer:
-    """An idempotent aiokafka producer. It is replaced after an error that it can't recover from, such as a lost
-    producer id.
+    """An idempotent aiokafka producer. After an error from which aiokafka's producer can't recover, such as a lost
+    producer id, it is replaced by a new one.
     """
 
     def __init__(self, kafka: KafkaSettings) -> None:

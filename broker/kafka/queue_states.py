@@ -32,10 +32,9 @@ Rows = Mapping[tuple[str, str], OutstandingDelivery]
 
 
 class _Position(NamedTuple):
-    """A listener's progress in a partition: it receives messages from the offset `start` on.
-
-    The deliveries from `start` up to, but not including, `top` are settled (delivered, parked, cancelled or kept in
-    `outstanding`), except those in `open`. `open` maps the offset of each such delivery to the number of its finished
+    """A listener's progress in a partition. The listener receives messages from the offset `start` on. From `start` up
+    to, but not including, `top`, all deliveries are settled (delivered, parked, cancelled or kept in `outstanding`),
+    except those in `open`. `open` maps the offset of a delivery that is not settled to the number of its finished
     attempts.
     """
 
@@ -139,9 +138,8 @@ class KafkaQueueStates:
         return self._loaded
 
     async def _kept(self, settled: Sequence[PlacedMessage]) -> tuple[Rows, set[int]]:
-        """Return the deliveries of these messages in the topic `outstanding`, and the partitions that could not be read
-        completely. If narrowed() has already read the deliveries of all messages, return the deliveries of all
-        messages.
+        """Return the deliveries in the topic `outstanding` that belong to these messages, and the partitions that could
+        not be read completely. If narrowed() has already read the deliveries of all messages, return these.
         """
         if self._all is not None:
             return self._all
@@ -158,8 +156,8 @@ class KafkaQueueStates:
 class _Candidates(NamedTuple):
     """The offsets of a partition at which a message may have a delivery in a certain state.
 
-    These are the offsets in `offsets`, in ascending order, and all offsets from `tail` on. If `tail` is None, these are
-    only the offsets in `offsets`.
+    `offsets` holds such offsets in ascending order. All offsets from `tail` on are such offsets, too. If `tail` is
+    None, only those in `offsets` are.
     """
 
     offsets: Sequence[int]

@@ -51,8 +51,8 @@ async def of_those_that_answer(options: dict[str, Any], *, within_s: float = _MO
 
 
 async def why_not(options: dict[str, Any]) -> str:
-    """Explain why bootstrap servers can't be reached: a reason for each server that does not answer. Return "it answers
-    again" if all servers answer.
+    """Explain why bootstrap servers can't be reached: a reason for each server that does not answer. If all servers
+    answer, return "it answers again".
 
     Raises ConfigurationError if no server answers, and the reason for one of them is a wrong setting: the password, the
     SASL mechanism, the security protocol, or a certificate that is not trusted.

@@ -131,9 +131,9 @@ class KafkaRequests:
     ) -> FetchResult:
         """Read records from this offset on: as many as fit into `bytes_max`, but at least one if there is any.
 
-        Every record batch is checked, and the result ends before a damaged one. If the first batch is damaged, the
-        followers are asked. `worth` is called with the fetched bytes. If it returns False, their records are skipped
-        without parsing, unless they are compressed.
+        Every record batch is checked, and the result ends before a damaged one. If the leader's first batch is damaged,
+        the followers are asked. `worth` is called with fetched bytes that are not compressed. If `worth` returns False,
+        their records are skipped without parsing.
 
         Raises LogDamaged if the first batch is damaged on every replica; continue after the last offset that the error
         names. Raises OffsetTooOld if this offset was deleted or is beyond the partition's end. Raises LogUnavailable if
@@ -160,7 +160,7 @@ class KafkaRequests:
         return await self.retried(ask)
 
     def report(self, damage: LogDamaged) -> None:
-        """Tell on_damage(), if it is set, about a range whose records are unreadable or missing."""
+        """Call on_damage(), if it is set, with a range whose records are unreadable or missing."""
         if self.on_damage is not None:
             self.on_damage(damage)
 
@@ -215,8 +215,8 @@ class KafkaRequests:
     ) -> None:
         """Check the followers' copies of the offsets [offset, end), and record the damaged copies in `bad_copies`.
 
-        A follower that lags is checked up to its own end. A follower that does not answer is not checked further.
-        `seen` is called with the broker's id and the records of each read.
+        A follower that lags is checked up to its own end. If a follower does not answer, its check ends. `seen` is
+        called with the broker's id and the records of each read.
         """
         leader = self.leader(topic, partition)
         for node in [node for node in self._copies(topic, partition) if node != leader]:
@@ -251,7 +251,7 @@ class KafkaRequests:
             log.error("log.bad_copy topic=%s partition=%d offset=%d broker=%s", *place)
 
     async def _damage(self, topic: str, partition: int, offset: int, end: int, raw: bytes) -> LogDamaged:
-        """Return the error for the unreadable range that has `offset` in it.
+        """Return the LogDamaged error for the unreadable range that contains `offset`.
 
         The range ends before the next intact record batch.
         """
@@ -302,8 +302,9 @@ class KafkaRequests:
         """Yield the records in [offset, end), one read at a time. The offsets up to `end` must exist: if a new leader
         reports an earlier end, the read waits up to `timeout_ms` until the leader has them.
 
-        Raises LogUnavailable if Kafka does not answer, or if that time has run out. An unreadable range raises
-        LogDamaged, unless `pass_damaged` is set, or `pass_given_up` is set and the range was given up.
+        Raises LogUnavailable if Kafka does not answer, or if that time has run out. Raises LogDamaged for an unreadable
+        range. With `pass_damaged`, unreadable ranges are skipped instead; with `pass_given_up`, only the ranges that
+        were given up as lost.
         """
 
         def damaged(damage: LogDamaged) -> None:

@@ -49,8 +49,8 @@ async def scan(
     `damaged` is called for an unreadable range, and raises LogDamaged by default. If `damaged` returns, the scan
     continues after the range.
 
-    A new leader may lack the records before `end` for a moment. If it does not have them within `patience_s`,
-    LogUnavailable is raised. If `patience_s` is None, the scan ends instead.
+    A new leader may lack the records before `end` for a moment. If the leader does not have them within `patience_s`
+    seconds, LogUnavailable is raised. If `patience_s` is None, the scan ends without an error.
     """
     reads, patient_until_s = 0, 0.0
     begun: asyncio.Task[FetchResult] | None = None

@@ -74,7 +74,9 @@ def _event(record: Record) -> StatisticsCounted | None:
 
 
 class _Follower:
-    """A reader of the topic `statistics`. It knows which events there are valid, so that no record is counted twice."""
+    """A reader of the topic `statistics`. It knows which events of this topic are valid, so that no record is counted
+    twice.
+    """
 
     def __init__(self, requests: KafkaRequests, topic: str, begin: int) -> None:
         self._requests = requests
@@ -100,7 +102,8 @@ class _Follower:
 async def read_on(requests: KafkaRequests, topic: str, partition: int, offset: int) -> tuple[list[Record], int]:
     """Read the records of a partition from an offset on. Return them with the offset at which the next read begins.
 
-    At the end of the partition, the returned offset is the given one. Unreadable and deleted records are skipped.
+    At the end of the partition, the returned offset is the offset that was given. Unreadable and deleted records are
+    skipped.
     """
     try:
         fetched = await requests.read(topic, partition, offset)
@@ -164,7 +167,7 @@ class Counting:
 
     def _overtaken(self) -> None:
         """Drop the counts in memory that are not written, because another process has counted the same records, or
-        because an error may have left some of them wrong. Then continue where the written counts end.
+        because an error may have left some of them wrong. Then continue to count where the written counts end.
         """
         counted = {} if self._follower is None else self._follower.coverage.positions
         begins = self._totals.begins
@@ -227,8 +230,8 @@ class Counting:
 
     @property
     def behind(self) -> bool:
-        """Return whether some partitions have records that were not read yet, as of the end offsets that Kafka returned
-        last.
+        """Return whether some partitions have records that were not read yet, according to Kafka's newest answer about
+        end offsets.
         """
         return any(at < self._ends.get(lane, 0) for lane, at in self._fetched.items())
 

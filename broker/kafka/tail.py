@@ -51,8 +51,8 @@ GivenUp = Callable[[Collection[int]], Awaitable[None]]
 class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
     """A member of the workers' consumer group. It reads new messages of the partitions that Kafka assigns to it.
 
-    `name` is a client id. At the start, members with the same id are removed from the group, because they are taken for
-    dead.
+    `name` is a client id. At the start, group members with the same client id are removed: they are assumed to be from
+    a process that has ended.
     """
 
     def __init__(self, kafka: KafkaSettings, requests: KafkaRequests, *, name: str | None = None) -> None:
@@ -95,8 +95,8 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
             raise LogUnavailable(f"Kafka could not be reached: {error}") from error
 
     async def _replace(self, name: str) -> None:
-        """Remove the group members with this client id. They are taken for dead: otherwise no worker would read their
-        partitions until their session times out.
+        """Remove the group members with this client id, which are assumed to be from a process that has ended.
+        Otherwise no worker would read their partitions until their session times out.
         """
         with contextlib.suppress(LogUnavailable):
             if await self._requests.groups.expel(self._group, name):
@@ -142,7 +142,8 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def share(self, partitions: Collection[int]) -> Share:
         """Return the fraction of all partitions that this worker owns, the number of workers that own partitions, and
-        this worker's place among them, from 0. Raises LogUnavailable if Kafka does not answer, or during a rebalance.
+        this worker's number among these workers, from 0. Raises LogUnavailable if Kafka does not answer, or during a
+        rebalance.
         """
         owned = await self._requests.groups.assignments(self._group, self._topic)
         workers = sorted(sorted(one) for one in owned if one)
@@ -155,12 +156,12 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         )
 
     async def read(self) -> Mapping[int, list[Any]]:
-        """Return new messages by partition. If there are none, return nothing after at most about a second, also while
-        Kafka is unreachable.
+        """Return new messages by partition. If there are no new messages, or Kafka can't be reached, return nothing
+        after at most about a second.
 
         Raises LogDamaged if the next message of a partition is unreadable on every replica. To continue, call begin()
-        with an offset after the damage. Raises LogUnavailable after nine seconds of errors, because aiokafka's
-        membership tasks may have ended and do not restart.
+        with an offset after the damage. After nine seconds of errors, raises LogUnavailable: aiokafka's tasks for the
+        membership may have ended, and do not restart.
         """
         try:
             await self._check()

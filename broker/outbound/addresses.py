@@ -154,7 +154,7 @@ def tunnel_proof(token: str) -> str:
 
 def _is_name(host: str) -> bool:
     """Return whether the text can be a host name in DNS: at most 253 characters, as in RFC 1123, 2.1, but underscores
-    are allowed, too. A longer name would make the resolver raise.
+    are allowed, too. With a longer name, the resolver would raise an error.
     """
     name = host.removesuffix(".")
     return len(name) <= 253 and all(_LABEL.fullmatch(label) for label in name.split("."))
@@ -232,7 +232,8 @@ class _Kept:
 
 class Resolver:
     """A cache of the IP addresses of host names, which returns only allowed addresses. Concurrent callers share one DNS
-    look-up of a name. An answer is used for some seconds, and for minutes while DNS does not answer (as in RFC 8767).
+    look-up of a name. An answer of DNS is used for some seconds. While DNS does not answer, an older answer is used for
+    minutes (as in RFC 8767).
     """
 
     def __init__(

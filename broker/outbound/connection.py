@@ -121,14 +121,14 @@ class Connection(asyncio.Protocol):
         self.well = False  # True if the answer's status is below 500; set by the connection's owner
 
     def own(self) -> bool:
-        """Hand the connection to its owner: the owner may now send requests, and its lost() is called when the
+        """Hand the connection to its owner. The owner may now send requests; its method lost() is called when the
         connection ends. Return False if the connection has ended already.
         """
         self._owned = self._transport is not None
         return self._owned
 
     def send(self, request: bytes, work: Any, at: float) -> None:
-        """Write one request. `work` is the caller's object for it, not None. `at` is the event loop's time in s."""
+        """Write a request. `work` is the caller's object for it, not None. `at` is the event loop's time now, in s."""
         self.work = work
         self.at = at
         self._answered = False
@@ -139,7 +139,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(request)
 
     def close(self) -> None:
-        """Close the connection. Soon it calls the owner's failed() if a request has no answer, and then lost()."""
+        """Close the connection. Soon after, the owner's failed() is called if a request has no answer, then lost()."""
         if self._transport is not None:
             self.cut = True
             self._transport.abort()

@@ -32,7 +32,7 @@ class DnsTuning:
     """The limits of DNS look-ups.
 
     Each host name is in one of three pools. It is in the known pool if its newest look-up was answered quickly. It is
-    in the slow pool if its newest `slow_after` or more look-ups got no answer in time. All other names are in the new
+    in the slow pool if at least its newest `slow_after` look-ups got no answer in time. All other names are in the new
     pool.
     """
 
@@ -126,8 +126,8 @@ class DnsLookups:
         return lookup.answer
 
     def kept_waiting(self, host: str) -> bool:
-        """Return whether it is too early to call the DNS look-up of this host name slow. It is too early while the
-        look-up waits for a thread, or has had one for less than `asked_s` seconds.
+        """Return whether it is too early to call the DNS look-up of this host name slow. This is so while the look-up
+        waits for a thread, and for `asked_s` seconds after it got a thread.
 
         Return False if there is no look-up of the name, or if the name is already known to be slow.
         """

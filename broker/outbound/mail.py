@@ -71,8 +71,8 @@ class Mailer:
         """Connect to the mail server, and sign in if a user name and a password are set. Raises SMTPException or
         OSError.
 
-        The connection is encrypted if the URL is smtps://, or if the server offers STARTTLS. If the connection is not
-        encrypted and a password is set, the method raises SMTPNotSupportedError.
+        The connection is encrypted if the URL is smtps://, or if the server offers STARTTLS. Raises
+        SMTPNotSupportedError if a password is set, but the connection is not encrypted.
         """
         settings, context = self._settings, ssl.create_default_context()
         server: smtplib.SMTP

@@ -55,7 +55,7 @@ def shown_headers(opened: Opened) -> tuple[tuple[str, str], ...]:
 
 def same_seals(one: Listener, other: Listener) -> bool:
     """Return whether both listeners have the same secrets and headers. The stored, encrypted texts are compared, so a
-    secret that was encrypted again counts as another.
+    secret that was encrypted again counts as a different secret.
     """
     return (
         one.sealed_secret == other.sealed_secret

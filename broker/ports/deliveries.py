@@ -95,8 +95,8 @@ class QueueStates(Protocol):
         self, state: str, begin: Sequence[int], end: Sequence[int]
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Narrow the offsets [begin, end) of all partitions to a range that still holds all messages with a delivery in
-        this state. It may also hold other messages, and can be the whole range. Raises Unavailable if Kafka does not
-        answer.
+        this state. The narrowed range may also hold other messages, and can be the whole given range. Raises
+        Unavailable if Kafka does not answer.
         """
 
 
@@ -173,9 +173,9 @@ class ListenerStatus(Protocol):
 class OutstandingDelivery:
     """A delivery in the topic `outstanding`: retrying, parked, or pending (not attempted yet).
 
-    `offset` is the message's offset in `messages`. `status` and `error` are those of the newest attempt, or `error`
-    says why there was none. `next_attempt_at_ms` is None if no attempt is due, or if one is due immediately after a
-    redrive.
+    `offset` is the message's offset in `messages`. `status` and `error` are those of the newest attempt. If there was
+    no attempt, `error` says why. `next_attempt_at_ms` is None if no attempt is due, or if one is due immediately after
+    a redrive.
     """
 
     message_id: str
@@ -221,14 +221,14 @@ class Outstanding(Protocol):
         """Count the listener's retrying and parked deliveries in the topic `outstanding`. With `redriven`, count only
         the deliveries that a client has redriven, and that have not been attempted since.
 
-        A worker holds retrying deliveries whose next attempt is soon in memory only; these are not counted.
+        Retrying deliveries whose next attempt is soon are not counted, because only the memory of a worker has them.
 
         Raises LogUnavailable if Kafka does not answer, Busy if too many large reads are running.
         """
 
     async def those(self, listener: Listener, message_ids: Sequence[str]) -> list[str]:
-        """Return the given message ids whose delivery to the listener is in the topic `outstanding` and is retrying or
-        parked, each of them once.
+        """Return the ids of those given messages that have a retrying or parked delivery to the listener in the topic
+        `outstanding`. Each id is returned once.
 
         Raises LogUnavailable if Kafka does not answer, Busy if too many large reads are running.
         """

@@ -112,8 +112,8 @@ class DirectoryView(Protocol):
 
     def passed_over(self, offset: int) -> bool:
         """Return whether the event at this offset of `control` had no effect, for example because it creates a queue
-        with a name that was taken. Only recent offsets are known, so call this right after seen() has returned for the
-        same offset.
+        with a name that was taken. Call this right after seen() has returned for the same offset, because the process
+        remembers only recent offsets.
         """
 
     async def caught_up(self, *, timeout_s: float = 2.0) -> None:
@@ -170,7 +170,7 @@ BuildRecord = Callable[[int], tuple[bytes, bytes, bytes]]
 
 
 class Acknowledged(Protocol):
-    """A receiver of the result of an append to Kafka, which takes less time than a future. Unless done() returns True,
+    """A receiver of the result of an append to Kafka, which takes less time than a future. If done() returns False,
     either set_result() or set_exception() is called, once. None of these methods may raise.
     """
 
@@ -227,8 +227,8 @@ class MessageLog(Protocol):
         """Return the end offset of each partition of `messages`. Raises LogUnavailable if Kafka does not answer."""
 
     async def offsets_at(self, at_ms: int) -> tuple[int, ...]:
-        """Return, for each partition, the first offset at or after a time. If a partition has no such record, this is
-        its end offset. Time 0 is the beginning.
+        """Return, for each partition, the first offset at or after a time. If a partition has no record since this
+        time, return its end offset. Time 0 stands for the beginning of the log.
 
         Raises LogUnavailable if Kafka does not answer.
         """
@@ -236,7 +236,7 @@ class MessageLog(Protocol):
     async def find(
         self, *, partition: int, at_ms: int, message_id: str, organization_id: str
     ) -> tuple[int, bytes] | None:
-        """Return (offset, value) of a message, or None if there is no such message.
+        """Return (offset, record value) of a message, or None if there is no such message.
 
         The partition is read from the time in the message's id on. In one process, all organizations of one account
         together may run two large reads at a time. Raises Unavailable if Kafka does not answer, or if the message may
@@ -246,9 +246,9 @@ class MessageLog(Protocol):
     async def find_all(
         self, *, partition: int, at_ms: int, message_ids: Collection[str], organization_id: str
     ) -> dict[str, tuple[int, bytes]]:
-        """Return (offset, value) of several messages with the same time in their ids, by message id. Missing messages
-        are left out. Raises Unavailable if Kafka does not answer, or if a missing message may be in an unreadable
-        range.
+        """Return (offset, record value) of several messages, by message id. All their ids must have the same time.
+        Missing messages are left out. Raises Unavailable if Kafka does not answer, or if a missing message may be in an
+        unreadable range.
         """
 
     async def count(
@@ -343,19 +343,17 @@ class ChangeLog(Protocol):
         self, places: Mapping[str, tuple[int, int]], *, organization_id: str, bytes_max: int | None = None
     ) -> dict[str, CountingChange]:
         """Return the change that decides the present state of each of these messages, by message id. It is the
-        message's deletion, or else its newest valid update. Messages without a change are left out.
-
-        `places` maps a message id to the message's time and partition. Changes are read from that time on. Raises
-        TooMuch if the new data of several messages has more than `bytes_max` bytes, Unavailable if Kafka does not
-        answer.
+        message's deletion, or else its newest valid update. Messages without a change are left out. `places` maps a
+        message id to the message's time and partition. Changes since that time are read. Raises TooMuch if the new data
+        of several messages has more than `bytes_max` bytes, Unavailable if Kafka does not answer.
         """
 
     async def deleted(
         self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], since_ms: int, organization_id: str
     ) -> tuple[int, bool]:
         """Count the queue's deleted messages among those at the offsets from `begin` up to, but not including, `end`.
-        Both have one offset of each partition of `messages`. `since_ms` is a time at or before the put of the first of
-        these messages.
+        `begin` and `end` have one offset for each partition of `messages`. `since_ms` is a time at or before the put of
+        the first of these messages.
 
         Return the count, and whether it is exact. The count is too low if there are more changes than one request may
         read. Raises Unavailable if Kafka does not answer.
@@ -368,8 +366,8 @@ class ListenerTestLog(Protocol):
     """
 
     async def append(self, event: ListenerTested) -> None:
-        """Append the event of a test. Raises InDoubt if Kafka does not acknowledge it, so that it may have been stored.
-        Raises DiskNearlyFull if the disk is nearly full.
+        """Append the event with the result of a listener test. Raises InDoubt if Kafka does not acknowledge the event,
+        because the event may be stored. Raises DiskNearlyFull if the disk is nearly full.
         """
 
 

@@ -118,8 +118,9 @@ def discard(path: Path | None) -> None:
 def _path(jars: Sequence[Path]) -> Path:
     """Return the path of Java's class archive, a cache of Kafka's classes.
 
-    The file's name has a hash, which changes when a new archive is needed. Java accepts an archive only with the same
-    class path, modules and options. With other settings or requests, Kafka would load other classes.
+    The file's name has a hash, which changes when a new archive is needed. The hash covers the class path, modules and
+    options, because Java accepts an archive only with the same ones. It also covers the settings and requests that
+    decide which classes Kafka loads.
     """
     modules = java_home() / "lib" / "modules"
     facts = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in (modules, *jars)]

@@ -117,7 +117,7 @@ def _entries(raw: bytes, entry: struct.Struct) -> Iterator[tuple[int, int]]:
 
 
 def _batches(path: Path) -> _Batches:
-    """Read the headers of a segment's record batches, until a length field can't be right."""
+    """Read the headers of a segment's record batches. Stop at a batch whose length field can't be right."""
     found, youngest_ms, at = _Batches([], [], [], []), -1, 0
     with path.open("rb") as file:
         while len(header := file.read(HEADER.size)) == HEADER.size and any(header):

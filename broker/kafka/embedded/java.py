@@ -71,7 +71,7 @@ def java(directory: Path, *, jars: Sequence[Path], options: Sequence[str]) -> tu
 async def spawn(command: Sequence[str], *, directory: Path, idle: bool = False) -> asyncio.subprocess.Process:
     """Start a command in a directory and write its output to kafka.out.
 
-    On Linux, the process ends when the thread that started it ends. With `idle`, the process runs at the lowest
+    On Linux, the process is killed when the thread that started it ends. With `idle`, the process runs at the lowest
     priority. The process gets only the environment variables in ENVIRONMENT: no secrets, and no JAVA_TOOL_OPTIONS,
     which are meant for other programs.
     """

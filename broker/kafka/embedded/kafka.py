@@ -190,8 +190,8 @@ class EmbeddedKafka:
         return self.data_dir / "kafka.pid"
 
     async def _start(self, jars: Sequence[Path], saved: Path | None) -> None:
-        """Start Kafka, in at most three tries. Try again if another program has taken a port or killed Kafka. If Java's
-        class archive may be the reason for a failure, try again without it.
+        """Start Kafka, in at most three tries. Try again if another program has taken one of Kafka's ports or killed
+        Kafka. If Java's class archive may be the reason for a failure, try again without it.
 
         Raises ConfigurationError if Kafka's files do not allow a safe start, or if the last try fails. Raises it
         without another try if Kafka's port was given, or used by an earlier start, and is now taken.

@@ -26,8 +26,8 @@ _EPOCH_AT: Final = slice(12, 16)
 
 
 class Lost(NamedTuple):
-    """A range of offsets that are missing in all files of a partition. The first and the last offset both
-    belong to it.
+    """A range of offsets that are missing in all files of a partition. The range includes its first and its last
+    offset.
     """
 
     folder: Path
@@ -44,8 +44,8 @@ def lost(folder: Path, noted: int, *, begin: int | None = None) -> Iterator[Lost
     """Yield the ranges of offsets that a partition's files have lost. Don't call this for a compacted topic, in which
     offsets are missing normally.
 
-    `noted` is the offset up to which the broker has noted all records as acknowledged. `begin` is the partition's first
-    offset; None if Kafka may have deleted old records.
+    `noted` is the high watermark that the broker saved: Kafka has acknowledged all records below it. `begin` is the
+    partition's first offset; None if Kafka may have deleted old records.
     """
     at = begin
     for path in sorted(folder.glob("*.log")):

@@ -316,8 +316,8 @@ class Answer(Enum):
 
 
 async def answers(port: int, password: str | None = None) -> bool:
-    """Return whether a broker answers on a port of 127.0.0.1. With a password, return False for every broker except
-    the embedded Kafka that has this password.
+    """Return whether a broker answers on a port of 127.0.0.1. If a password is given, return True only if the broker is
+    the embedded Kafka with this password.
     """
     return await _answer(port, password) is Answer.YES
 

@@ -28,8 +28,8 @@ _CODEC_BITS: Final = 0b111
 
 
 def rebuilt(batch: DamagedBatch, records: Sequence[Record]) -> bytes | None:
-    """Rebuild a damaged record batch from records of an export. Return None if neither the batch's checksum nor the
-    bytes in the file prove the result to be the original.
+    """Rebuild a damaged record batch from records of an export. The result must be proven to be the original batch: by
+    the batch's checksum, or by the bytes in the file. Otherwise return None.
 
     `records` must include all records of the batch, in order.
     """
@@ -56,8 +56,8 @@ def why_not(batch: DamagedBatch, records: Sequence[Record]) -> str:
 
 
 def _proven(batch: DamagedBatch, records: Sequence[Record], last: int) -> bytes | None:
-    """Return the record batch that is made of these records, if its checksum or the bytes in the file prove it to be
-    the original.
+    """Build a record batch from these records. Return it if its checksum or the bytes in the file prove that it is the
+    original batch, and otherwise None.
     """
     fields = HEADER.unpack(batch.header)
     crc, producer = fields[4], fields[9:12]

@@ -176,8 +176,8 @@ def lost_ends(log_dir: Path) -> Iterator[LostEnd]:
     """Yield the partitions whose files have lost their last records: the files end before the high watermark that the
     broker saved. Kafka's own topics are not checked.
 
-    If each batch is synced to disk, a crash can't cause this. Kafka does not notice the loss, and would give the same
-    offsets to new records.
+    If Kafka syncs each batch to disk, a crash can't cause this loss. Kafka does not notice the loss, and would give the
+    same offsets to new records.
     """
     for (topic, partition), noted in acknowledged(log_dir).items():
         folder = log_dir / f"{topic}-{partition}"
@@ -250,7 +250,7 @@ def _checkpoint(path: Path) -> list[tuple[str, int, int]]:
 
 def _goes_on(folder: Path, batch: DamagedBatch) -> bool:
     """Return whether an intact batch follows a damaged one in its file, or a later file has a batch. Otherwise, the
-    damaged batch may be the last one, and a crash may have interrupted its write.
+    damaged batch may be the partition's last batch, and a crash may have interrupted its write.
     """
     if any(next(_batches(path), None) is not None for path in _files(folder, 0) if path.name > batch.path.name):
         return True
