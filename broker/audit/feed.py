@@ -40,10 +40,9 @@ CHANGES_MAX: Final = 500
 
 
 class Change(NamedTuple):
-    """A change: the kind of thing that changed, and its queue and its listener, if they are known.
-
-    The kind is `queue`, `listener`, `message`, `delivery`, `replay` and so on. Usually, it is the first word of the
-    event's type.
+    """A change in the log: the kind of thing that changed, and its queue and listener, if known. The kind is for
+    example `queue`, `listener`, `message`, `delivery` or `replay`. Usually, the kind is the first word of the event's
+    type.
     """
 
     kind: str

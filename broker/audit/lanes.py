@@ -53,8 +53,8 @@ class Rests:
     """A cache of fetched records that are not needed yet. All requests of one process that read the log share this
     cache, but each request takes only its own records from it.
 
-    The cache holds at most `bytes_max` bytes. If there are more, the oldest fetches are dropped, and their records are
-    read from Kafka again when they are needed.
+    The cache holds at most `bytes_max` bytes. When the cache is full, the oldest fetches are dropped. Their records are
+    read from Kafka again when a request needs them.
     """
 
     def __init__(self, bytes_max: int) -> None:

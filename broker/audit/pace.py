@@ -14,7 +14,7 @@ LATELY_S: Final = 1.0
 
 
 class Others:
-    """The time at which this process last got a request other than a read of the log. While such requests arrive, a
+    """The time at which this process last got a request other than a read of the log. While other requests arrive, a
     reader of the log leaves about half of the event loop's time to them.
     """
 

@@ -64,10 +64,9 @@ def event_fields(context: Context) -> codec.Fields:
 
 
 async def find_queue(view: DirectoryView, organization_id: str, queue_id: str) -> Queue:
-    """Return the queue with this id. Raises NotFound if there is none.
-
-    If this process knows no queue with this UUID, it first reads the topic `control` to its end, because another
-    process may have just created the queue.
+    """Return the queue with this id. Raises NotFound if there is no such queue. If the id is a UUID, but this process
+    knows no such queue, the topic `control` is first read to its end, because another process may have just created the
+    queue.
     """
     queue = view.state.queue(organization_id, queue_id)
     if queue is None and _UUID.fullmatch(queue_id):
@@ -79,10 +78,9 @@ async def find_queue(view: DirectoryView, organization_id: str, queue_id: str) -
 
 
 async def find_listener(view: DirectoryView, organization_id: str, queue_id: str, listener_id: str) -> Listener:
-    """Return the queue's listener with this id. Raises NotFound if there is none.
-
-    If this process knows no listener with this UUID, it first reads the topic `control` to its end, because another
-    process may have just created the listener.
+    """Return the queue's listener with this id. Raises NotFound if there is no such listener. If the id is a UUID, but
+    this process knows no such listener, the topic `control` is first read to its end, because another process may have
+    just created the listener.
     """
     listener = view.state.listener(organization_id, listener_id)
     if listener is None and _UUID.fullmatch(listener_id):

@@ -139,7 +139,8 @@ class InvitationCommands:
 
         Raises QuotaReached if the organization has too many members, Refused if the password is not valid, and
         EmailTaken if the account exists already. Also raises Refused or QuotaReached if the invitation ends, or the
-        organization becomes full, after the account was created. Then the account remains, without the membership.
+        organization becomes full, after the account was created. In these cases, the account remains, but is not a
+        member.
         """
         self._check_room(invitation.organization_id)
         account = await self._accounts.create_account(invitation.email, password, request_id=request_id)

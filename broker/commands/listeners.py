@@ -214,7 +214,9 @@ class ListenerCommands:
             check_version(self._listener_now(context, listener_id), if_version)
 
     async def pause_listener(self, context: Context, queue_id: str, listener_id: str, *, reason: str) -> Listener:
-        """Pause a listener, and return it. Record nothing if it is paused already. Raises NotFound if there is none."""
+        """Pause a listener, and return it. Record nothing if it is paused already. Raises NotFound if there is no
+        such listener.
+        """
         await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
         if listener.paused is None:
@@ -222,7 +224,9 @@ class ListenerCommands:
         return self._listener_now(context, listener_id)
 
     async def resume_listener(self, context: Context, queue_id: str, listener_id: str) -> Listener:
-        """Resume a listener, and return it. Record nothing if it is not paused. Raises NotFound if there is none."""
+        """Resume a listener, and return it. Record nothing if it is not paused. Raises NotFound if there is no such
+        listener.
+        """
         await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
         if listener.paused is not None:

@@ -244,8 +244,8 @@ def new_batch(
 async def append_puts(log: MessageLog, puts: Sequence[Put], partition: int | None = None) -> None:
     """Append messages, and return once all in-sync replicas have stored them.
 
-    Messages without an ordering key go into one record batch if they fit. They go into `partition`, or into a partition
-    that is chosen for them if `partition` is None. Raises InDoubt if some of the messages may have been stored, and any
+    Messages without an ordering key go into `partition`, or into a partition that is chosen for them if `partition` is
+    None. If they fit, they share a record batch. Raises InDoubt if some of the messages may have been stored, and any
     other Unavailable only if nothing was stored.
     """
     together: dict[int | None, list[Put]] = {}

@@ -147,7 +147,7 @@ class ReplayCommands:
         return self._now(event)
 
     async def find(self, organization_id: str, queue_id: str, listener_id: str, replay_id: str) -> Replay:
-        """Return the listener's replay with this id. Raises NotFound if there is none."""
+        """Return the listener's replay with this id. Raises NotFound if there is no such replay."""
         await find_listener(self._view, organization_id, queue_id, listener_id)
         replay = self._view.state.replays.find(organization_id, replay_id)
         if replay is None or replay.listener_id != listener_id:

@@ -127,8 +127,9 @@ class Appender:
     async def _bounded(self, sends: Iterable[Awaitable[T]]) -> list[T]:
         """Wait at most `timeout_s` for these writes. aiokafka itself would retry for much longer.
 
-        A write that Kafka has already received may be stored after that time, and a retry then stores it twice. A write
-        that still waits behind another batch is withdrawn, so that retries during an outage do not add copies.
+        If Kafka has already received a write, Kafka may store it after that time, and a retry then stores a second
+        copy. A write that still waits behind another batch is withdrawn, so that retries during an outage do not add
+        copies.
         """
         producer = self._producer.get()
         try:

@@ -143,7 +143,7 @@ def damaged_range(raw: bytes, offset: int, end_offset: int) -> tuple[int, int] |
 
 
 def bytes_wanted(raw: bytes) -> int:
-    """Return how many bytes to fetch so that they include the first record batch and the next one.
+    """Return how many bytes to fetch so that the bytes include the first record batch and the next batch.
 
     This assumes that the length field of the first record batch is right.
     """

@@ -329,8 +329,8 @@ def _state(rows: Sequence[tuple[str, Attempt, int | None]], deliver_at_ms: int) 
 
 def _settled_state(known: DeliveryState, row: OutstandingDelivery | None, *, complete: bool) -> DeliveryState:
     """Return the state of a delivery that the listener's cursor counts as settled: delivered, parked, cancelled or kept
-    in the topic `outstanding`. The delivery's last attempt may not have been found, so its state is taken from
-    `outstanding`.
+    in the topic `outstanding`. The delivery's last attempt may not have been found, so the delivery's state is taken
+    from `outstanding`.
 
     `row` is the delivery in `outstanding`; None if it was not found there. With `complete`, a delivery that was not
     found is certainly not in `outstanding`, so it is `delivered`. Otherwise, its state is `unknown`.

@@ -50,7 +50,7 @@ class LongPoll:
         self._failing = False
 
     def begin(self, offsets: Mapping[int, int]) -> None:
-        """Read these partitions from these offsets on. Reading of other partitions continues as before."""
+        """Read these partitions from these offsets on. Reads of other partitions continue as before."""
         for partition, offset in offsets.items():
             self.positions[partition] = offset
             self._rest.pop(partition, None)

@@ -64,8 +64,8 @@ async def holds_all(requests: KafkaRequests, partition: int) -> bool | None:
     """Return whether a partition of `outstanding` holds all deliveries that belong there. Its records are compared with
     the fingerprint that the partition's worker has committed.
 
-    Return None if that is unknown, because there is no fingerprint, or because records were written after it. Raises
-    LogUnavailable if Kafka does not answer, LogDamaged if a range of offsets is unreadable.
+    Return None if they can't be compared, because there is no fingerprint, or because records were written after the
+    fingerprint. Raises LogUnavailable if Kafka does not answer, LogDamaged if a range of offsets is unreadable.
     """
     noted = await noted_sum(requests, partition)
     topic, keys = topics(requests.kafka).outstanding.name, LiveKeys()

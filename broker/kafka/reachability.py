@@ -38,8 +38,8 @@ async def reachable(kafka: KafkaSettings, *, within_s: float = _MOMENT_S) -> dic
 
 
 async def of_those_that_answer(options: dict[str, Any], *, within_s: float = _MOMENT_S) -> dict[str, Any]:
-    """Return the client options with only those bootstrap servers that answer within `within_s`. All servers stay if
-    none of them answers, or if there is only one.
+    """Return the client options with only those bootstrap servers that answer within `within_s`. If no server answers,
+    or there is only one, all servers stay in the options.
     """
     servers: list[str] = options["bootstrap_servers"]
     if len(servers) == 1:

@@ -47,7 +47,7 @@ class ListenerTest(NamedTuple):
     url: str  # with secrets hidden
 
     def event(self, fields: Fields, listener: Listener) -> ListenerTested:
-        """Return the event that stores this result. `fields` are its time, organization and author. The event's
+        """Return the event that stores this result. `fields` are the event's time, organization and author. The event's
         partition is the same for every test of this listener.
         """
         dns_ms, connect_ms, tls_ms = self.times

@@ -151,9 +151,8 @@ class ListenerStatus(Protocol):
     """Reads the condition of listeners."""
 
     async def condition(self, listener: Listener) -> ListenerCondition:
-        """Return the listener's condition, as the workers have committed it. The count of waiting messages is too low
-        if there are very many. Raises LogUnavailable if Kafka does not answer, Busy if too many large reads are
-        running.
+        """Return the listener's condition, as the workers have committed it. If very many messages wait, their count is
+        too low. Raises LogUnavailable if Kafka does not answer, Busy if too many large reads are running.
         """
 
     async def backlogs(self, listeners: Sequence[Listener]) -> Mapping[str, Backlog]:

@@ -286,7 +286,7 @@ class ClaimLog(Protocol):
 
     async def append(self, claim: PutClaimed) -> None:
         """Append a claim of an Idempotency-Key: an event that says that this process is about to put the key's
-        messages. Return once all in-sync replicas have stored it.
+        messages. Return once all in-sync replicas have stored the claim.
 
         Raises ShareUsed if the organization has too many keys in use, Unavailable if it is not certain that the claim
         is stored.
@@ -319,8 +319,8 @@ class ChangeLog(Protocol):
     """
 
     async def append(self, event: MessageChange) -> tuple[int, int]:
-        """Append a change of a message to `changes`. Return its offset there (-1 if unknown), and the offset in
-        `deliveries` at which to begin to look for the worker's answer.
+        """Append a change of a message to `changes`. Return the offset of the change in `changes` (-1 if unknown), and
+        the offset in `deliveries` at which to begin to look for the worker's answer.
 
         Raises InDoubt if the change may have been stored, and any other Unavailable if it was not stored.
         """

@@ -132,7 +132,7 @@ async def _make(jars: Sequence[Path], path: Path) -> None:
     """Create Java's class archive: start a temporary Kafka that records the classes it loads, and let Java write the
     archive from them.
 
-    The file gets its name when it is complete.
+    The archive's file gets its final name when the archive is complete.
     """
     made = path.with_suffix(f".{os.getpid()}.new")
     with tempfile.TemporaryDirectory(prefix="everput-kafka-", ignore_cleanup_errors=True) as name:

@@ -68,8 +68,8 @@ def partitions(log_dir: Path, topic: str) -> Iterator[tuple[int, Path]]:
 def stopped(log_dir: Path) -> Iterator[None]:
     """Hold the lock of a Kafka log directory, so that no broker starts on it.
 
-    Raises ConfigurationError if a broker is running on it, if it is no log directory, or if its lock file can't be
-    opened.
+    Raises ConfigurationError if a broker is running on the directory, if it is no log directory, or if its lock file
+    can't be opened.
     """
     if not (log_dir / "meta.properties").is_file():
         raise ConfigurationError(
