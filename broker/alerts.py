@@ -357,10 +357,10 @@ class AlertWatch:
     def _may_change(self, kind: Kind, subject: Subject, step: Step, at_ms: int) -> bool:
         """Return whether the alert is allowed to begin or end now. If not, the next check tries again.
 
-        An alert waits until the message about its previous change is put. Otherwise that message would be lost, because
-        only the newest change is kept. If many alerts about the whole installation change, some of the alerts wait, but
-        no alert of the operator's organizations. An alert does not begin while this worker has begun too many alerts of
-        the organization.
+        An alert waits until the message about its previous change is put. Without this wait, that message could be
+        lost, because only the newest change of an alert is remembered. If many alerts about the whole installation
+        change, some of the alerts wait, but no alert of the operator's organizations. An alert does not begin while
+        this worker has begun too many alerts of the organization.
         """
         if not self._directory.alerts.is_told(kind, subject.id):
             return False

@@ -133,7 +133,7 @@ def _judged(password: str) -> str:
 
 
 def _normal(password: str) -> bytes:
-    """Return the bytes of a text in Unicode's normal form, so that the same characters give the same bytes on every
-    keyboard (NIST SP 800-63B, 3.1.1.2).
+    """Return the bytes of a text in Unicode's normal form (NIST SP 800-63B, 3.1.1.2). The same characters then give the
+    same bytes on every keyboard.
     """
     return unicodedata.normalize("NFKC", password).encode()

@@ -136,9 +136,9 @@ class ChangeFeed:
     def since(self, organization_id: str, position: str | None) -> Changes:
         """Return an organization's changes since a position that an earlier call has returned, and the new position.
 
-        The changes are None if they are unknown. For example, the position is missing, too old or of another process,
-        or no client of the organization was waiting for a time. They are also None if records were skipped, or if one
-        check of the log found more than CHANGES_MAX changes of the organization.
+        The changes are None if they are unknown. They are unknown if the position is missing, too old or of another
+        process, or if no client of the organization waited in between. They are also unknown if records were skipped,
+        or if one check of the log found more than CHANGES_MAX changes of the organization.
         """
         now = f"{self._epoch}-{self._number}"
         epoch, _, number = (position or "").partition("-")

@@ -143,8 +143,8 @@ class LogReader:
         comes at least `settle_ms` after the call, or earlier for the history of one message. A slice may have no
         events; its page token still lies after the part that was searched.
 
-        Raises Busy if too many requests read the log, NotFound if the wanted queue or listener never existed,
-        WrongCursor if the page token does not fit this request, and Unavailable if Kafka does not answer.
+        Raises Busy if too many requests read the log, and NotFound if the wanted queue or listener never existed.
+        Raises WrongCursor if the page token does not fit this request, and Unavailable if Kafka does not answer.
         """
         with self._slots.slot(wanted.organization_id):
             wanted = await self._named(wanted, span)

@@ -273,8 +273,9 @@ class AccountCommands:
         Raises LastMember if there are such organizations and `even_if_last` is not set. Raises NotFound if there is no
         such account. Raises Unavailable if the account became a last owner during this call.
 
-        The log of each organization first records that the account has left. So if this call fails after such an event,
-        the account still exists, but has left some or all of its organizations. A second call completes the deletion.
+        First, an event for each organization records that the account has left it. If the call fails after such an
+        event, the account still exists, but has left some or all of its organizations. A second call completes the
+        deletion.
         """
         await self._view.caught_up()
         left = [

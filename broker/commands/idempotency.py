@@ -83,9 +83,9 @@ class Idempotency:
 
         `body_sha256` is a hash of everything that a repeated request must have in common with the first.
 
-        Raises InFlight while an earlier request with the key may still put its messages, KeyReused if the key was used
-        with another `body_sha256`, and ShareUsed if the organization has used too many keys. Raises StorageFull if the
-        organization may store nothing more, and Unavailable if Kafka does not answer.
+        Raises InFlight while an earlier request with the key may still put its messages, and KeyReused if the key was
+        used with another `body_sha256`. Raises ShareUsed if the organization has used too many keys. Raises StorageFull
+        if the organization may store nothing more, and Unavailable if Kafka does not answer.
         """
         digest = hashlib.sha256(queue.organization_id.encode() + b"\0" + idempotency_key).digest()
         at_ms = self._clock()

@@ -101,8 +101,8 @@ class ListenerCommands:
     ) -> tuple[Listener, str]:
         """Create a listener, and return it with its signing secret.
 
-        Raises Refused if a value is not valid, NameTaken if the queue has a listener with this name, NotFound if the
-        queue does not exist, and QuotaReached if the organization has too many listeners.
+        Raises Refused if a value is not valid, and NameTaken if the queue has a listener with this name. Raises
+        NotFound if the queue does not exist, and QuotaReached if the organization has too many listeners.
 
         With `tunnel`, the URLs come from this program, so they are not checked.
         """
@@ -148,8 +148,8 @@ class ListenerCommands:
     ) -> Listener:
         """Change the given values of a listener, and return it.
 
-        Raises Refused if a value is not valid, NameTaken if another listener of the queue has the name, NotFound if the
-        listener does not exist, and Changed if it does not have a version in `if_match`.
+        Raises Refused if a value is not valid, and NameTaken if another listener of the queue has the name. Raises
+        NotFound if the listener does not exist, and Changed if it does not have a version in `if_match`.
 
         If another request changes the listener at the same time, the update is repeated; with `if_match`, Changed is
         raised instead. After ten tries, Unavailable is raised.

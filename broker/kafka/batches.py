@@ -38,8 +38,8 @@ RECORDS_AT_ONCE: Final = 500  # parsed before a yield
 async def parse(
     raw: bytes, offset: int, end_offset: int, worth: Callable[[bytes], bool] | None = None, *, holes: bool
 ) -> FetchResult | None:
-    """Parse the record batches before the first damaged one, and return their records from `offset` on. Return None if
-    the first batch is damaged, or if Kafka sent no bytes although the partition should have more records.
+    """Parse the record batches before the first damaged batch, and return their records from `offset` on. Return None
+    if the first batch is damaged, or if Kafka sent no bytes although the partition should have more records.
 
     `holes` says that offsets may be missing, as in a compacted topic. `worth(raw)` returns False if no record in the
     bytes is wanted: the batches are then checked, but their records are not parsed. If a batch may be compressed,

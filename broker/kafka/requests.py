@@ -131,9 +131,9 @@ class KafkaRequests:
     ) -> FetchResult:
         """Read records from this offset on: as many as fit into `bytes_max`, but at least one if there is any.
 
-        Every record batch is checked, and the result ends before a damaged one. If the leader's first batch is damaged,
-        the followers are asked. `worth` is called with fetched bytes that are not compressed. If `worth` returns False,
-        their records are skipped without parsing.
+        Every record batch is checked, and the result ends before a damaged batch. If the leader's first batch is
+        damaged, the followers are asked. `worth` is called with fetched bytes that are not compressed. If `worth`
+        returns False, their records are skipped without parsing.
 
         Raises LogDamaged if the first batch is damaged on every replica; continue after the last offset that the error
         names. Raises OffsetTooOld if this offset was deleted or is beyond the partition's end. Raises LogUnavailable if

@@ -166,8 +166,8 @@ class Counting:
         self.forget_reads()
 
     def _overtaken(self) -> None:
-        """Drop the counts in memory that are not written, because another process has counted the same records, or
-        because an error may have left some of them wrong. Then continue to count where the written counts end.
+        """Drop the counts in memory that are not written. Another process has counted the same records, or an error may
+        have left some counts wrong. Then continue to count where the written counts end.
         """
         counted = {} if self._follower is None else self._follower.coverage.positions
         begins = self._totals.begins

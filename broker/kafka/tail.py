@@ -141,9 +141,9 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         return {partition: text for partition, (_, text) in found.items() if text}
 
     async def share(self, partitions: Collection[int]) -> Share:
-        """Return the fraction of all partitions that this worker owns, the number of workers that own partitions, and
-        this worker's number among these workers, from 0. Raises LogUnavailable if Kafka does not answer, or during a
-        rebalance.
+        """Return three numbers: the fraction of all partitions that this worker owns, how many workers own partitions,
+        and this worker's place in the list of these workers, from 0. Raises LogUnavailable if Kafka does not answer, or
+        during a rebalance.
         """
         owned = await self._requests.groups.assignments(self._group, self._topic)
         workers = sorted(sorted(one) for one in owned if one)

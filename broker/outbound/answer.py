@@ -137,7 +137,7 @@ def hidden(text: str, secrets: Sequence[str]) -> str:
 
 
 def without_beginning(text: str, secrets: Sequence[str]) -> str:
-    """Hide the end of a text if it is the beginning of a secret (at least four characters), because the text may have
+    """Hide the end of a text if this end is the beginning of a secret, of at least four characters. The text may have
     been cut inside the secret.
     """
     for secret in secrets:

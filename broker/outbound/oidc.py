@@ -87,8 +87,8 @@ class Provider:
         """Exchange an authorization code for an ID token, and return the person that it names.
 
         Raises ProviderUnavailable if the provider does not answer. Raises IdentityRefused if the provider refuses the
-        code, if its ID token is not valid or lacks a verified e-mail address, or if the address has a domain that is
-        not allowed.
+        code, or if the ID token is not valid or has no verified e-mail address. Also raises IdentityRefused if the
+        address has a domain that is not allowed.
         """
         endpoints, settings = await self._endpoints(), self._settings
         form = {

@@ -212,8 +212,8 @@ class Outstanding(Protocol):
         the next page, if any. With `state`, return only deliveries in this state.
 
         The first position is (0, 0). A page can have few deliveries, or none, although more follow. No readable
-        delivery is left out, but one that is attempted between two pages can appear twice. Raises LogUnavailable if
-        Kafka does not answer, Busy if too many large reads are running.
+        delivery is left out, but a delivery that is attempted between two pages can be on both pages. Raises
+        LogUnavailable if Kafka does not answer, Busy if too many large reads are running.
         """
 
     async def count(self, listener: Listener, *, redriven: bool = False) -> int:

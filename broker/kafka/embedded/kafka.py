@@ -193,8 +193,9 @@ class EmbeddedKafka:
         """Start Kafka, in at most three tries. Try again if another program has taken one of Kafka's ports or killed
         Kafka. If Java's class archive may be the reason for a failure, try again without it.
 
-        Raises ConfigurationError if Kafka's files do not allow a safe start, or if the last try fails. Raises it
-        without another try if Kafka's port was given, or used by an earlier start, and is now taken.
+        Raises ConfigurationError if Kafka's files do not allow a safe start, or if the last try fails. Raises
+        ConfigurationError without another try if Kafka must use a given port or the port of an earlier start, and this
+        port is taken.
         """
         started = time.monotonic()
         await asyncio.to_thread(_refuse_to_cut, self.data_dir / "kafka")
