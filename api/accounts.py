@@ -47,7 +47,8 @@ class AccountLimits:
     registrations_at_once: int = 20
     registrations_per_s: float = 1.0
     # A process counts password checks and registrations by network. Every `recent_s` seconds, each count falls by one.
-    # The higher a network's count, the smaller is its part of each limit for all clients together, but at least half.
+    # For example, a network with the count 5 must leave 5 uses of each limit that all clients share.
+    # No network needs to leave more than half of a limit.
     recent_s: float = 600.0
 
 
@@ -218,7 +219,7 @@ class Accounts:
         else:
             kept = session.id if which == "others" else ""
             every = self._view.state.accounts.sessions_of(session.account_id)
-            # end_sessions() would store an event in the log even if there is no session to end.
+            # Call end_sessions() only if there is a session to end, because it always stores an event in the log.
             if any(one.id != kept for one in every):
                 await self._commands.end_sessions(session.account_id, but=kept, request_id=call.request_text)
         if which != "others":

@@ -347,7 +347,7 @@ def make_app(
         ),
         Route(OIDC_PATH, oidc.finish, methods=["GET"]),
     ]
-    # `/v1/queues/` is another path than `/v1/queues`, and it is unknown: a client gets 404, not a redirect.
+    # The path `/v1/queues/` is unknown, unlike `/v1/queues`: a client gets 404, not a redirect.
     app.router.redirect_slashes = False
     app.router.default = elsewhere
     app.state.requests = service.requests

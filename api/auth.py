@@ -26,7 +26,7 @@ from broker.ports import ControlLog, DirectoryView
 
 log = logging.getLogger(__name__)
 
-# In this header, a request with a session names its organization if the path does not, as in `/v1/queues`.
+# A request with a session names its organization in this header if the path, such as `/v1/queues`, does not.
 ORGANIZATION: Final = b"everput-organization"
 COOKIE: Final = "everput_session"
 # Browsers accept a cookie named `__Host-…` only over TLS and for the host that sets it, so no other host can set it.
@@ -35,7 +35,7 @@ _REMEMBERED_MAX: Final = 10_000
 _USE_NOTED_S: Final = 3600
 _WINDOW_S: Final = 10  # A burst may have as many requests as the rate allows in this many seconds, but at least 1.
 _BEARER: Final = "bearer "
-# The rate limit on an account's requests with a session to operations that need no header `Everput-Organization`.
+# The rate limit on an account's requests that need a session, but no header `Everput-Organization`.
 _SESSION_CALLS_AT_ONCE: Final = 60
 _SESSION_CALLS_PER_S: Final = 1.0
 
@@ -123,8 +123,7 @@ class ApiKeys:
         )
         try:
             await self._control.append(event)
-        # If Kafka does not store the event `key.used`, do not send it again. The key's first use after an hour is
-        # recorded.
+        # Do not repeat an event `key.used` that was not stored. The key's next use after an hour sends a new event.
         except BrokerError as error:
             log.warning("key.use_not_noted key=%s error=%s", api_key.id, error)
 
@@ -185,7 +184,7 @@ class Token(NamedTuple):
     """A session's token, as a request holds it."""
 
     text: str
-    # True if the token came in a cookie. Then another site's page may have made the browser send the request.
+    # True if the token came in a cookie. Browsers send cookies also with requests that another site's page makes.
     by_cookie: bool
 
 
@@ -321,7 +320,7 @@ class Members:
         session = await self._sessions.look_up(scope)
         organization_id = dict(scope["headers"])[ORGANIZATION].decode("latin-1")
         is_member = self._view.state.is_member(organization_id, session.account_id)
-        # Count a non-member's request for the account, so that non-members can't use up the organization's rate limit.
+        # Count a non-member's request against the account's limit: others must not use up the organization's limit.
         if self._limit is not None:
             self._limit.take(headers, organization_id if is_member else session.account_id)
         if not is_member:

@@ -19,7 +19,7 @@ class Allowance(NamedTuple):
     left: int
     # Seconds until the rate limit permits a full burst again, if no further request comes.
     full_in_s: float
-    # Seconds until the rate limit permits the request, if it fits into a full burst; 0 if it is permitted now.
+    # Seconds until the rate limit permits the request; 0 if that is now. Meaningless if the request exceeds a burst.
     wait_s: float
 
 

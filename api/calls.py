@@ -54,7 +54,7 @@ _LENGTH_DIGITS_MAX: Final = 19  # digits of the header Content-Length
 _READS: Final = ("GET", "HEAD")
 # No cache may store an answer without an entity tag. It could return the answer to a client with another API key.
 _NOT_STORED: Final = (b"cache-control", b"no-store")
-# The client may keep an answer with an entity tag. Before each further use, it must ask the server, with the tag.
+# The client may keep an answer with an entity tag. Before each use, it must ask whether the answer has changed.
 _ASKED_AGAIN: Final = (b"cache-control", b"private, no-cache")
 SMALL_BYTES_MAX: Final = 16 << 10
 # A request id that may be an API key or a session's token is replaced, because request ids are logged and stored.
@@ -373,7 +373,7 @@ class Method(NamedTuple):
     handler: Handler
     # The scope that the API key or the member's role must have. None: the handler checks the request itself, if needed.
     scope: str | None
-    # True if an API key for only some queues may use a path that names no queue. The handler must show only its queues.
+    # True if a key for only some queues may use a path without a queue. The handler must show only the key's queues.
     narrows: bool = False
 
 
@@ -414,8 +414,7 @@ class Resource:
                 raise MethodNotAllowed(detail, allow=self._allow)  # noqa: TRY301
             if method.scope is not None:
                 await call.admit(method.scope, narrows=method.narrows)
-                # Before a GET, wait until this process has read `control` to its end, so that the answer shows all
-                # earlier changes.
+                # Before a GET, read `control` to its end, so that the answer shows all earlier changes.
                 if scope["method"] in _READS:
                     await self._service.view.caught_up()
             if scope["query_string"]:

@@ -18,7 +18,7 @@ from broker.volume import StoredBytes
 _MINUTE_S: Final = 60
 # For the limit on stored bytes, a change counts as its body plus this many bytes for the rest of its Kafka record.
 _EVENT_BYTES: Final = 1 << 10
-# For the rate limit, a change counts as one, plus one for each whole 4 KiB of its body, up to a full burst.
+# For the rate limit, a change counts as 1, plus 1 for each whole 4 KiB of its body, but never as more than a burst.
 _BODY_BYTES: Final = 4 << 10
 
 

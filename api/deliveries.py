@@ -98,10 +98,10 @@ class OutstandingDeliveries:
 
     async def _to_retry(self, listener: Listener, named: Sequence[str]) -> Sequence[str]:
         """Return the named message ids whose delivery to the listener is retrying or parked, each of them once."""
-        # A retrying delivery can move from a worker's memory to `outstanding`. So read the committed offsets first.
+        # Read the committed offsets first. If a delivery moves to `outstanding` meanwhile, the second read finds it.
         in_memory = await self._retried_from_memory(listener, named)
         found = await self._outstanding.those(listener, named)
-        times: dict[tuple[int, int], set[str]] = defaultdict(set)  # ids by the partition and time in them
+        times: dict[tuple[int, int], set[str]] = defaultdict(set)  # message ids, by their partition and time
         for message_id in set(named).difference(found):
             at_ms, partition = parse_message_id(message_id) or (0, -1)
             if in_memory.get(partition):

@@ -17,7 +17,8 @@ from broker.core.health import Facts, Health
 from broker.errors import Busy, LogUnavailable
 from broker.ports import Backlog, DirectoryView, ListenerStatus
 
-# If a list of queues shows health or backlog, a page of two or more queues has at most this many listeners in all.
+# If a list of queues shows health or backlog, the queues of one page have at most this many listeners together.
+# A page may have more than LISTENERS_OF_PAGE_MAX listeners only if the page shows a single queue.
 LISTENERS_OF_PAGE_MAX: Final = 1_000
 _FACTS_S: Final = 2.0
 _BACKLOGS_S: Final = 3.0

@@ -28,7 +28,8 @@ from broker.ports import DirectoryView
 
 log = logging.getLogger(__name__)
 
-# Rate limits on invitations in one process: of one organization, and for mailed ones also to one address and in all.
+# ORGANIZATION_AT_ONCE and ORGANIZATION_PER_S are a process's rate limit on the invitations of one organization.
+# Mailed invitations have two more rate limits: EACH for one e-mail address, and ALL for all addresses together.
 ORGANIZATION_AT_ONCE, ORGANIZATION_PER_S = 20, 1 / 60
 EACH_AT_ONCE, EACH_PER_S = 3, 1 / 1_200
 ALL_AT_ONCE, ALL_PER_S = 20, 0.2

@@ -24,7 +24,7 @@ from broker.core.events import Batch
 from broker.errors import Refused
 from broker.ports import DirectoryView, ListenerStatus
 
-_STANDARD: Final = "standard"  # the name of the body format of a listener for which no format was chosen
+_STANDARD: Final = "standard"  # the name of the default body format of listeners
 _HEADERS_MAX: Final = 32
 _HEADER_VALUE_CHARS_MAX: Final = 1024
 # This regular expression takes linear time on any input: it is one set of characters, repeated at most 100 times.

@@ -39,7 +39,7 @@ _LIMIT_MAX: Final = 1_000_000
 _NO_MESSAGE: Final = (
     "No message of this organization has this ID. Check the ID; retention may have deleted an old message."
 )
-# Clocks of processes may differ by this much, so an event about a message may be older than the message's own time.
+# The clocks of two processes may differ by this much. So an event about a message may seem older than the message.
 _CLOCK_SKEW_MS: Final = 60_000
 
 
@@ -71,7 +71,7 @@ class EventLog:
             wanted, span = await self._story(query["message"], wanted, span)
         slices = self._reader.read(wanted, span)
         try:
-            # Fetch the first line before the answer begins, so that an error until then gets its own HTTP status.
+            # Read the first line before the answer begins. If this fails, the answer can still be an HTTP error.
             first = await anext(slices)
         except WrongCursor as error:
             raise BadParameter(str(error), parameter="cursor") from None

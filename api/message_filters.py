@@ -17,7 +17,7 @@ from broker.core.ids import parse_message_id
 from broker.core.names import NAME_CHARS_MAX
 from broker.ports import MessageLog
 
-# A message may be stored up to this long before or after its id's time: clocks differ, and repeated puts keep ids.
+# The time in a message's id may differ this much from its record's time: clocks differ, and a repeat keeps the id.
 _STORED_MS_MAX: Final = 600_000
 
 

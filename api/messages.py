@@ -123,7 +123,7 @@ class Messages:
                 "The header Idempotency-Key must have 1 to 255 printable ASCII characters.", header="Idempotency-Key"
             )
         request_id = call.request_text
-        # The JSON pointer in an error about one message is, for example, `/data`; in a batch, it is `/messages/3/data`.
+        # An error about a message's data has the JSON pointer `/data`, or `/messages/3/data` for the fourth of a batch.
         if isinstance(body, MessageBody):
             said = body.data, body.name, body.key
             puts = [new_put(queue, *said, call.actor, request_id, body.deliver_at, self._count)]

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 PATH: Final = "/console/oidc"
 VALID_S: Final = 600  # a person must sign in at the OpenID Connect provider within this many seconds
-# A process's rate limits on OpenID Connect sign-ins of one client and of all together. A whole sign-in counts twice.
+# A process's rate limits on OpenID Connect requests, two for each sign-in: for one client, and for all together.
 CLIENTS_AT_ONCE, CLIENTS_PER_S = 20, 0.5
 ALL_AT_ONCE, ALL_PER_S = 50, 3.0
 _COOKIE: Final = "everput_oidc"
@@ -212,7 +212,7 @@ class OidcSignIn:
         return f"__Host-{_COOKIE}" if self._sessions.https(scope) else _COOKIE
 
     def _cookie(self, scope: Scope, value: str, age_s: int) -> tuple[bytes, bytes]:
-        # With SameSite=Strict, the browser would not send this cookie when the provider's page leads it back here.
+        # SameSite is Lax: with Strict, a browser would not send this cookie when it returns from the provider's page.
         secure = "; Secure" if self._sessions.https(scope) else ""
         text = f"{self._cookie_name(scope)}={value}; Path=/; Max-Age={age_s}; HttpOnly; SameSite=Lax{secure}"
         return b"set-cookie", text.encode()

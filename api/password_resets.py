@@ -28,7 +28,7 @@ from broker.ports import DirectoryView
 log = logging.getLogger(__name__)
 
 VALID_S: Final = 3_600  # seconds for which a link works
-# A process's rate limits on requests for reset mails: for one e-mail address, from one client, and in all.
+# A process's rate limits on requests for reset mails: EACH for one e-mail address, CLIENTS for one client, ALL for all.
 EACH_AT_ONCE, EACH_PER_S = 3, 1 / 1_200
 CLIENTS_AT_ONCE, CLIENTS_PER_S = 10, 1 / 60
 ALL_AT_ONCE, ALL_PER_S = 20, 0.2

@@ -282,7 +282,7 @@ PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = {
     ),
 }
 # If Starlette or the HTTP server refuses a request, the problem type in the answer is named after the HTTP status.
-# This table maps a problem type with an HTTP status's name to the type in PROBLEM_TYPES with the same meaning.
+# SAME_AS maps a problem type that is named after an HTTP status to the type in PROBLEM_TYPES that means the same.
 SAME_AS: Final[Mapping[str, str]] = {
     "unauthorized": "unauthenticated",
     "conflict": "in-flight",

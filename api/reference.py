@@ -32,7 +32,7 @@ KEY: Final = "key"  # The operation needs an API key, or a session together with
 SESSION: Final = "session"
 SESSION_OR_KEY: Final = "session or key"
 
-# These operations may answer 507, from 10 % above the limit on stored bytes: their events are never deleted.
+# These operations store events that are never deleted. They may answer 507 at 10 % above the limit on stored bytes.
 CHANGES: Final = frozenset(
     {
         *("createQueue", "renameQueue", "createListener", "updateListener", "resumeListener", "rotateSecret"),

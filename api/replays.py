@@ -19,7 +19,7 @@ from broker.core.replays import Replay
 from broker.errors import LogUnavailable, Refused
 from broker.ports import Count, DirectoryView
 
-# To estimate a replay's duration, assume this many messages a second, or the replay's or listener's lower rate limit.
+# To estimate a replay's duration, assume this many messages a second, or the rate limit if that is lower.
 EXPECTED_PER_S: Final = 2_000.0
 
 

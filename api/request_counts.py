@@ -11,7 +11,7 @@ from typing import Final
 
 from broker.core.histogram import Histogram
 
-# The status under which a request is counted if the client disconnects while the API reads its body, as in nginx
+# If a client disconnects while the API reads the request's body, the request counts as 499, a status of nginx.
 GONE: Final = 499
 
 

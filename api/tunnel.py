@@ -45,8 +45,8 @@ from broker.ports import DirectoryView
 from broker.tenant_slots import TenantSlots
 
 ANSWER_S_MAX: Final = 125.0  # longer than any listener's `timeout_ms`
-LIVE_S: Final = 2.5  # A tunnel's client must answer a probe within this time, because the worker waits only 3 s.
-# A tunnel's WebSocket close codes: key or session not permitted now; listener deleted; taken over by another client.
+LIVE_S: Final = 2.5  # A tunnel's client must answer a probe within 2.5 s, because the worker waits only 3 s.
+# A tunnel's WebSocket close codes: rights revoked, listener deleted, or tunnel taken over by another client.
 REVOKED: Final = 4401
 DELETED: Final = 4404
 TAKEN_OVER: Final = 4409
@@ -77,7 +77,7 @@ class Room:
             await turn
             yield
         finally:
-            # The request was cancelled while it waited for memory. It holds no bytes, so it gives none back.
+            # The request was cancelled while it waited for memory, so there are no bytes to give back.
             if turn.cancel() or turn.cancelled():
                 self._admit()
             else:
@@ -99,7 +99,7 @@ class TunnelBounds:
     times its size in memory.
     """
 
-    # Seconds between two checks that a tunnel's API key or session is valid, and that its listener leads to the tunnel.
+    # Seconds between two checks that a tunnel's API key or session is valid, and that the listener leads to the tunnel.
     look_s: float = 1.0
     # The most tunnels in this process.
     tunnels_max: int = 1_000
@@ -178,7 +178,7 @@ class Tunnels:
         self.address = address
         self.bounds = bounds
         self._open: dict[str, Tunnel] = {}
-        # A tenant's Room is dropped when the tenant has no tunnel and no request in this process any more.
+        # By tenant: the tenant's memory limit. It is dropped when the tenant has no tunnel and no request here.
         self._rooms: WeakValueDictionary[str, Room] = WeakValueDictionary()
         self._room = Room(bounds.all_bytes_max)
         routes = [Route("/{token}/notify", self._notify, methods=["POST"]), Route("/{token}/live", self._live)]

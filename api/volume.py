@@ -13,7 +13,8 @@ from api.calls import Call, Handler
 from api.limits import Limit
 from api.problems import Headers
 
-# A burst may have as many bytes as the rate allows in this many seconds, or as the largest body if that is more.
+# A burst may have as many bytes as the rate limit permits in this many seconds.
+# A burst may always have as many bytes as the largest permitted body.
 _WINDOW_S: Final = 10
 
 

@@ -22,10 +22,11 @@ from broker.errors import Refused, Unavailable
 CHARS_MIN: Final = 10
 CHARS_MAX: Final = 1000
 AT_ONCE: Final = 2  # Hashing one password takes 46 MiB of memory, and less than 0.1 s of a processor.
-WAITING_MAX: Final = 150  # At most this many passwords are checked or wait at a time. Further ones are refused.
-_SCORE_MIN: Final = 2  # zxcvbn gives this score or more if a password takes over a million guesses
-# zxcvbn tries each letter that a symbol such as @ or 4 can stand for. Its time grows with the number of combinations.
-# On a test machine, 72 hostile characters took zxcvbn 14 s. With JUDGED_CHARS_MAX and _READINGS_MAX, at most 0.2 s.
+WAITING_MAX: Final = 150  # If this many passwords are being checked or wait for a check, another one is refused.
+_SCORE_MIN: Final = 2  # a password with a lower zxcvbn score is refused; score 2 means over a million guesses
+# zxcvbn tries each letter that a symbol such as @ or 4 can stand for. The time grows with the number of combinations.
+# On a test machine, zxcvbn took 14 s for 72 hostile characters.
+# JUDGED_CHARS_MAX and _READINGS_MAX limit the characters that zxcvbn gets, so that it takes at most 0.2 s.
 JUDGED_CHARS_MAX: Final = 32
 _READINGS_MAX: Final = 8
 _judging: Final = Lock()  # zxcvbn has a global variable
@@ -101,8 +102,8 @@ def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
     import zxcvbn  # Import zxcvbn here: its dictionaries take 12 MiB, and most processes judge no password.
 
     judged = _judged(_normal(password).decode())
-    # zxcvbn tries to read symbols as letters. So it gets only a beginning of the password that has few such readings.
-    # If zxcvbn would get fewer than CHARS_MIN characters, accept the password: it has too many symbols for a word.
+    # zxcvbn gets only the beginning of the password: it would take too long for many symbols that could be letters.
+    # If fewer than CHARS_MIN characters are left for zxcvbn, the password has too many symbols to be a word: accept it.
     if len(judged) < CHARS_MIN:
         return None
     known = [part for text in about for part in (text, *text.split("@"))]

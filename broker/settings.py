@@ -76,12 +76,11 @@ class Settings:
     public_url: str | None = None  # None: the request's address
     trusted_proxies: tuple[Network, ...] = ()  # proxies with X-Forwarded-For
     registration: bool = True  # accounts may be created
-    requests_per_s: float | None = None  # requests of an organization's API keys, and again as many of its members
+    requests_per_s: float | None = None  # a limit for an organization's API keys, and an equal one for its members
     bytes_per_s: int | None = None  # bytes of an organization's messages
     queues_max: int = 10_000  # queues of one organization
     listeners_max: int = 10_000  # listeners of one organization
-    # How many changes, such as of queues, listeners, API keys and replays, one organization may make in a minute
-    # through each API process.
+    # How many changes, such as of queues or listeners, one organization may make in a minute through each API process.
     # Each full 4 KiB of a change's body counts as one more change. Deletions and pauses do not count.
     changes_per_min: int | None = None
     # All organizations created by one account may store at most this many bytes together.

@@ -36,7 +36,7 @@ async def offsets_since(kafka: Offsets, topic: str, at_ms: Mapping[int, int]) ->
     If Kafka's time index is damaged, the offset may be earlier than necessary. Clocks differ, so a caller that must
     miss no record asks for an earlier time. Raises LogUnavailable if Kafka does not answer.
     """
-    # Read the end offsets first. Then records that are appended meanwhile lie after these offsets.
+    # Read the end offsets first, so that a record that is appended during this call has a later offset.
     ends = await kafka.offsets(topic, dict.fromkeys(at_ms, LATEST))
     found = await kafka.offsets(topic, at_ms)
     firsts = {partition: end if found[partition] < 0 else found[partition] for partition, end in ends.items()}

@@ -23,7 +23,7 @@ from broker.ports import DirectoryView
 
 log = logging.getLogger(__name__)
 
-# A process records a tenant's stored bytes in `control` each time they have grown by 1/64 of the limit, at least 1 MiB.
+# When a process has stored 1/64 of a tenant's limit, it records these bytes in `control`. A step is at least 1 MiB.
 STEPS: Final = 64
 STEP_BYTES_MIN: Final = 1 << 20
 # For each record, Kafka stores at most 192 bytes in addition to the record's value.
@@ -31,11 +31,12 @@ STEP_BYTES_MIN: Final = 1 << 20
 RECORD_BYTES: Final = 192
 # Kafka's index files are smaller than 1/128 of the log: they add at most 20 bytes for each 4,096 bytes.
 _INDEX_PART: Final = 128
-# For a tenant without a limit, each growth by 1/64 of its bytes is reported. They count as at least this many.
+# If a tenant has no limit, a process records each growth by 1/64 of its stored bytes, but at least by 16 MiB.
+# For a tenant without a limit, the smallest step, 16 MiB, is 1/64 of _UNBOUNDED_BYTES_MIN.
 _UNBOUNDED_BYTES_MIN: Final = 1 << 30
 # Every RECORD_S seconds, a process records all growths of stored bytes that it has not recorded yet.
 RECORD_S: Final = 6 * 3600.0
-# Changes of queues, listeners and keys may exceed the limit by a tenth, so that a full organization can make them.
+# Changes of queues, listeners and keys may go 10 % above the limit, so that a full organization can still make them.
 _CHANGES_PART: Final = 10
 _STOP_S: Final = 2.0
 _SECOND_MS: Final = 1000
@@ -78,7 +79,7 @@ class StoredBytes:
         self._view = view
         self._bytes_max = bytes_max
         self._retain_s = retain_s
-        # By tenant: the bytes that it can still store before its limit is checked again.
+        # By tenant: the bytes that the tenant can still store before its limit is checked again.
         # The bytes that are left can become negative, because several puts run concurrently.
         self._left: dict[str, int] = {}
         self._unrecorded: dict[str, Counter[str]] = {}  # by tenant, then by organization id
@@ -240,7 +241,7 @@ class StoredBytes:
         event = VolumeRecorded(at_ms=now_ms(), organization_id=organization_id, bytes=count)
         try:
             await self._view.seen(await self._control.append(event))
-        # The event with the count may be stored. To record its bytes again could count them twice.
+        # Perhaps Kafka has stored the event. Do not record its bytes again, because they could then count twice.
         except (InDoubt, ViewBehind) as error:
             log.warning("volume.in_doubt organization=%s bytes=%d error=%s", organization_id, count, error)
         except BrokerError as error:

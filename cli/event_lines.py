@@ -20,14 +20,14 @@ from cli.visible import visible
 Part = str | tuple[str, str]  # one part of an output line: its text, and its color if it has one
 
 _COMMON: Final = ("type", "v", "at_ms", "organization_id", "actor", "request_id")
-# Fields with ids. An event's line shows the first that the event has without its name, and others as NAME=ID.
+# An event's line shows the first of these fields that the event has as a bare ID, and the others as NAME=ID.
 _SUBJECTS: Final = ("message_id", "replay_id", "key_id", "account_id", "session_id")
 _NAMED: Final = ("queue_id", "listener_id")
 _VALUE_CHARS_MAX: Final = 60
 _TYPE_WIDTH: Final = max(map(len, CLASSES))
 # On a terminal with fewer than _WIDE columns, the lines of events have no milliseconds, and narrow gaps.
-# On such a narrow terminal, an event type longer than _NARROW_TYPE_WIDTH pushes the rest of its line to the right.
-# On a terminal with 80 columns, 52 are usually left after an event's time and type. A short id takes 22 of them.
+# If a terminal has fewer than _WIDE columns, a type longer than _NARROW_TYPE_WIDTH moves the rest of the line right.
+# On a terminal with 80 columns, an event's time and type usually leave 52 columns. A short id takes 22 columns.
 _WIDE: Final = 120
 _NARROW_TYPE_WIDTH: Final = len("delivery.attempted")
 _COLORS: Final = {"parked": "red", "damaged": "red", "attempted": "yellow", "deleted": "magenta", "settled": "green"}

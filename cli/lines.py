@@ -79,7 +79,7 @@ class TextLines:
             while chunk := await asyncio.to_thread(os.read, self._source.fileno(), _CHUNK_BYTES):
                 yield chunk
             return
-        # A pipe is read by the event loop, because a thread that waits for its input can't be interrupted.
+        # Let the event loop read a pipe. A thread that waits for a pipe's input can't be interrupted.
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=_CHUNK_BYTES)
         transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), self._source)

@@ -65,7 +65,7 @@ class TextFormatter(logging.Formatter):
         self.converter = time.gmtime
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        # Each log line holds one event. The traceback of an error may follow it.
+        # Write an event as one line. Only the traceback of an error may follow on further lines.
         record.message = visible(" ".join(record.message.split("\n")))
         return super().formatMessage(record)
 
@@ -95,7 +95,7 @@ class _JsonFormatter(TextFormatter):
         }
         for name, value in values.items():
             if value is not None:
-                # If a field has the name of a field of every log line, an underscore is added to its name.
+                # If a field is named like one that every log line has, such as `time`, add an underscore to its name.
                 shown[f"{name}_" if name in shown else name] = (
                     value if isinstance(value, int | float) else visible(str(value))
                 )
@@ -137,7 +137,7 @@ class Writer(logging.Handler):
 
     def __init__(self, fd: int, *, lines_max: int = LINES_MAX) -> None:
         super().__init__()
-        # Write to the file descriptor. sys.stderr has a lock that Python needs when the process ends.
+        # Do not use sys.stderr: when the process ends, Python needs its lock, which the writing thread could hold.
         self._file = FileIO(fd, "w", closefd=False)
         self._lines: queue.Queue[bytes] = queue.Queue(lines_max)
         self._left_out = 0

@@ -35,7 +35,7 @@ REPLICATION: Final = 3
 MIN_INSYNC: Final = 2
 SASL_PASSWORD: Final = "EVERPUT_KAFKA_SASL_PASSWORD"  # noqa: S105 - the variable's name
 
-# The default rate limits of an organization where strangers may register. Elsewhere, there is no limit by default.
+# If strangers may register, these are an organization's default rate limits. Otherwise, there are no default limits.
 REQUESTS_PER_S: Final = 1_000.0
 BYTES_PER_S: Final = 16 << 20
 CHANGES_PER_MIN: Final = 600
@@ -249,7 +249,7 @@ class Options:
             min_insync=self.min_insync or min(MIN_INSYNC, replication),
             flush_each_batch=bool(self.flush_each_batch),
         )
-        client_options(settings)  # raises an error if one of these settings is not valid, or a PEM file can't be read
+        client_options(settings)  # this call fails if a setting is not valid, or a PEM file can't be read
         return settings
 
     def environment(self) -> dict[str, str]:

@@ -23,7 +23,7 @@ from everput import AsyncClient, put_message
 from everput.answers import PutAnswer
 from everput.coalescing import CHARS_MAX, MESSAGES_MAX
 
-# An HTTP client has few connections, because httpx searches all of its connections at each request.
+# Each HTTP client has only this many connections: httpx searches all connections of a client at each request.
 CONNECTIONS_EACH: Final = 4
 
 
@@ -59,7 +59,7 @@ class Tally:
         return ", ".join(parts)
 
 
-# A function that is called with a line, and with None if the line was put, or with the error if it was not.
+# A function that is called for each line with (line, error). The error is None if the line was stored as a message.
 Settled = Callable[[TextLine, str | None], None]
 
 
@@ -81,7 +81,7 @@ class Publisher:
     ) -> None:
         self.concurrency = concurrency
         self._stack = AsyncExitStack()
-        # The clients take blocks of lines in turn. So they divide the concurrency as equally as possible.
+        # Divide the concurrency equally among the clients, because each client gets equally many lines.
         count = -(-concurrency // CONNECTIONS_EACH)
         self._clients = [
             AsyncClient(

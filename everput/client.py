@@ -185,7 +185,7 @@ class AsyncClient:
         answer from Everput comes in time.
         """
         if request.joins is not None and self._joins:
-            put: Any = request  # Only a request that puts a message has `joins`.
+            put: Any = request  # A request with `joins` always puts a message.
             return cast("T", await self._puts.put(put))
         return await self._send(request)
 
@@ -321,7 +321,7 @@ class _Reading(_Tries):
             yield from given
 
     def after_error(self, error: httpx.TransportError) -> float:
-        # The server sends all lines after the newest cursor again. So drop those received before the error.
+        # The server sends the lines after the newest cursor again. So drop the lines that came after that cursor.
         self._rest, self._held = b"", []
         return super().after_error(error)
 

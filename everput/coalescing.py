@@ -69,7 +69,7 @@ class Coalescer:
         self._send = send
         self._in_flight_max = in_flight_max
         self._give_up_after_s = give_up_after_s
-        self._lanes: dict[str, _Lane] = {}  # by queue id; a queue has a lane only while it has waiting or running puts
+        self._lanes: dict[str, _Lane] = {}  # by queue id, while the queue has waiting or running puts
         self._tasks: set[asyncio.Task[None]] = set()
 
     def put(self, request: Request[PutAnswer]) -> asyncio.Future[PutAnswer]:

@@ -72,7 +72,7 @@ def verify(
     Raises InvalidSignature if the request is not signed with the secret, or was sent more than `tolerance_s` seconds
     from now. Raises ValueError if the secret is not base64 of 24 to 64 bytes.
     """
-    # Raises ValueError also if the secret is empty or short, because others could guess it and sign with it
+    # _secret_bytes() raises ValueError if the secret is empty or short, because others could guess such a secret.
     key = _secret_bytes(secret)
     lower = {name.lower(): value for name, value in headers.items()}
     try:

@@ -131,7 +131,7 @@ class Projections:
         app, self._app = self._app, None
         if app is not None:
             stopping = asyncio.ensure_future(app.stop())
-            # Use wait(), which returns at the timeout. wait_for() would wait on if Faust ignored its cancellation.
+            # wait() ends at the timeout. wait_for() would wait longer if Faust ignored its cancellation.
             await asyncio.wait([stopping], timeout=_STOP_S)
             if not stopping.done():
                 stopping.cancel()

@@ -21,7 +21,7 @@ from broker.ports import ControlLog
 
 log = logging.getLogger(__name__)
 
-# A writer asks within milliseconds whether its event had an effect. Remember this many events that had none.
+# Remember this many events without effect. An event's writer asks within milliseconds whether the event had one.
 _PASSED_OVER_MAX: Final = 10_000
 
 

@@ -36,11 +36,11 @@ from projections.app import faust_app
 
 log = logging.getLogger(__name__)
 
-# If the statistics reader keeps up, it pauses for this long after each read: many records in one read take less work.
+# If the statistics reader keeps up, it pauses this long after each read: a few large reads take less work.
 _IDLE_S: Final = 2.0
-# If the statistics reader is behind, it pauses this many times as long as a read took, because deliveries come first.
+# If the statistics reader is behind, its pause is twice as long as the read before, because deliveries come first.
 _DUTY: Final = 2.0
-# aiokafka's consumer leaves its group if it is not polled for this long: ten years, because Everput never polls it.
+# aiokafka's consumer leaves its group after this time without a poll. Everput never polls it, so choose ten years.
 _NEVER_S: Final = 10 * 365 * 24 * 3600.0
 _AGAIN_S: Final = 10.0  # pause after a failure
 # After two rebalances in quick succession, Faust's consumer can wait forever.

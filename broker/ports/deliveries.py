@@ -41,7 +41,7 @@ class Attempt:
     status: int | None
     took_ms: int
     error: str | None
-    # Each of the following values is None if it is not known, or if the attempt did not have this step.
+    # A following field is None if it is unknown, or if this step did not take place, such as on a reused connection.
     dns_ms: int | None = None
     connect_ms: int | None = None
     tls_ms: int | None = None

@@ -162,10 +162,10 @@ class ControlLog(Protocol):
         """Delete a consumer group that has no members. Raises LogUnavailable if Kafka does not answer."""
 
 
-# A function that adds a number of bytes to the count of an organization's stored bytes.
+# A function of (organization id, bytes). It adds the bytes to the count of the organization's stored bytes.
 Count = Callable[[str, int], None]
 
-# A function that builds a record for a partition, and returns the record's key, its value and the queue's id.
+# A function of a partition's number. It builds a record for this partition, and returns (key, value, queue id).
 BuildRecord = Callable[[int], tuple[bytes, bytes, bytes]]
 
 

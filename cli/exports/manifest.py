@@ -42,7 +42,7 @@ class Manifest(msgspec.Struct, kw_only=True):
 
     # The kind of export: `organization` for events of one organization, `all` for a whole installation.
     kind: str
-    # For an export of one organization: the files' `format`, and the `from` and `to` with which it reads `/v1/log`.
+    # For an export of one organization: the files' `format`, and the `from` and `to` of its reads of `/v1/log`.
     query: dict[str, str] = {}
     files: list[File] = []
     complete: bool = False
@@ -51,7 +51,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     cursor: str = ""
     # For an export of a whole installation: the end offset of each partition of each exported topic.
     ends: dict[str, list[int]] = {}
-    # The offset at which an interrupted export continues in a partition, by TOPIC/PARTITION.
+    # By TOPIC/PARTITION: the offset at which an interrupted export continues in the partition.
     next: dict[str, int] = {}
     # For an export of a whole installation: the number of partitions of each exported topic except `control`.
     partitions: int = 0

@@ -39,7 +39,7 @@ from cli.printing import say, stderr
 
 _APPEND_RECORDS: Final = 5_000
 _CURSORS_AT_ONCE: Final = 1_000
-# In these topics, an import may change the offsets of records, because nothing refers to them.
+# An import may change the offsets of records in these topics, because nothing refers to these offsets.
 _SHIFTING: Final = ("outstanding", "claims")
 
 

@@ -60,7 +60,7 @@ class Received:
     request: dict[str, Any]
     # The fields of the event `answered`, such as the status of the local program's answer and its duration.
     fields: dict[str, Any]
-    # A function that sends the received request to the local address again. It is called with `number`.
+    # A function that sends the received request to the local address again. Its argument is `number`.
     resend: Callable[[int], None]
 
 

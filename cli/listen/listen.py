@@ -210,7 +210,7 @@ class _Listening:
 
         def on_event(place: _Place, event: str, **fields: Any) -> None:
             if event == "listening":
-                # A new name proves that this run created the listener, even if a connection was lost before it said so.
+                # If names have a random part, this run created the listener, even if the answer that says so was lost.
                 if self._new_names or fields.get("created", False):
                     self.created.add(fields["id"])
                 if fields["id"] not in self.served:

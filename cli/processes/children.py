@@ -25,7 +25,7 @@ from cli.processes.prefork import ForkedProcess, Prefork
 
 PAUSE_S_MIN: Final = 0.1
 PAUSE_S_MAX: Final = 5.0
-STEADY_S: Final = 10.0  # the pause before a restart is the shortest if the process ran for at least 10 s
+STEADY_S: Final = 10.0  # if a process ran for at least 10 s, the pause before its restart is PAUSE_S_MIN
 EXIT_CONFIGURATION: Final = 2
 
 _NO_DESCRIPTORS: Final[Mapping[str, int]] = MappingProxyType({})

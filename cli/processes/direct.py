@@ -24,7 +24,8 @@ from api.problems import Headers
 
 log = logging.getLogger(__name__)
 
-DIRECT_PUTS_MAX: Final = 32  # a connection may have this many unanswered direct puts; uvicorn answers the next request
+# A connection may have this many unanswered puts that are answered without ASGI. uvicorn answers the next request.
+DIRECT_PUTS_MAX: Final = 32
 
 
 class DirectConfig(uvicorn.Config):
@@ -85,12 +86,12 @@ class DirectPutProtocol(HttpToolsProtocol):
     """A connection that answers usual puts without ASGI."""
 
     config: DirectConfig
-    # Headers that come after the body are trailers. They are dropped (RFC 9112, 7.1.2).
+    # True while the head of a request arrives. Headers after a body (trailers) are dropped (RFC 9112, 7.1.2).
     in_head = False
-    # A put whose body has not completely arrived. None if there is none, or if uvicorn answers the put.
+    # The put whose body is still arriving, if the put may be answered without ASGI; otherwise None.
     _candidate: DirectCycle | None = None
-    _before: Any = None  # the request before this put on the connection, if it was unanswered when the put began
-    # When the connection became idle after a put that was answered without ASGI (loop time); 0.0 if it did not.
+    _before: Any = None  # the last request that was unanswered when `_candidate` began; None if there was none
+    # If the connection is idle after a put answered without ASGI: the loop time at which it became idle. Otherwise 0.0.
     _idle_since = 0.0
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -199,7 +200,7 @@ class DirectPutProtocol(HttpToolsProtocol):
             return
         self._before = None
         candidate.body = b""
-        # Like uvicorn, read no more from the connection while its earlier requests wait for answers.
+        # If two or more requests wait for answers, read no more from the connection, as uvicorn does.
         if len(self.unanswered) > 1:
             self.flow.pause_reading()
 

@@ -22,7 +22,7 @@ from broker.private_files import read_secret, remove_secret, write_secret
 
 ORGANIZATION: Final = "default"
 KEY: Final = "first"
-# This account belongs to no person. It signs in to the console with a password from the data directory.
+# The e-mail address of an account that belongs to no person. The account's password is in the data directory.
 EMAIL: Final = "admin@everput.local"
 _PASSWORD_BYTES: Final = 15
 
@@ -100,7 +100,7 @@ async def first_start(control: ControlLog, view: DirectoryView, *, key_file: Pat
             write_secret(password_file, password)
         try:
             await AccountCommands(control, view).create_account(EMAIL, password)
-        # This is raised if another server on the same Kafka cluster has created the account first.
+        # Another server on the same Kafka cluster has created the account first.
         except EmailTaken:
             remove_secret(password_file)
             password = None
@@ -112,6 +112,6 @@ async def first_start(control: ControlLog, view: DirectoryView, *, key_file: Pat
     organization = _of_the_shell(view)
     if organization is not None:
         accounts = AccountCommands(control, view)
-        # Another server has created the account already, with its own password.
+        # Do nothing if the account has another password, for example because another server has created the account.
         with contextlib.suppress(WrongPassword):
             await accounts.join((await accounts.check_password(EMAIL, password)).id, organization.id)

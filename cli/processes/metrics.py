@@ -32,9 +32,10 @@ if TYPE_CHECKING:  # not imported at run time: the supervisor imports this modul
     from broker.volume import StoredBytes
 
 ORGANIZATIONS_SHOWN: Final = 20
-# A metric shows at most this many listeners, or twice as many if two values choose them (attempts and failures).
+# A metric shows at most this many listeners, such as those with the most failed attempts.
+# A metric that ranks listeners by two values, such as attempts and failures, shows up to twice as many.
 LISTENERS_SHOWN: Final = 20
-# These are fewer buckets than BOUNDS_MS has: each listener with metrics adds a time series for each bucket.
+# Use fewer buckets than BOUNDS_MS has, because each bucket adds a time series for each listener with metrics.
 _LISTENER_BOUNDS_MS: Final = (5, 20, 100, 500, 2_000, 10_000, 60_000)
 
 

@@ -56,7 +56,7 @@ class ForkedProcess:
         return await asyncio.shield(self._code)
 
     def send_signal(self, number: signal.Signals) -> None:
-        # The process id still belongs to this process: only _reap() frees it, and callers check `returncode` first.
+        # No other process can have this id yet: only _reap() frees the id, and callers check `returncode` before.
         os.kill(self.pid, number)
 
     def _reap(self, descriptor: int) -> None:

@@ -52,7 +52,7 @@ class Process:
     health: Health
     # A function that waits until Kafka answers, and then creates the topics that are missing.
     kafka: Callable[[], Awaitable[None]]
-    # A function that reports, once, that the process is ready. Without a supervisor, it prints `ready` and the text.
+    # A function that reports that the process is ready. If there is no supervisor, it prints `ready` and the argument.
     ready: Callable[[str], None]
 
 

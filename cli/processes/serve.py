@@ -35,14 +35,14 @@ from cli.processes.sockets import address, bind
 from cli.processes.supervisor_link import Link
 
 # `everput serve` must end within 30 s, so the following three timeouts in seconds must add up to less.
-# At shutdown, the admin address closes at the same time as the API (FINISH_S in cli/processes/server.py).
+# The admin address needs no timeout here, because it closes at the same time as the API.
 API_STOP_S: Final = 9.0
 WORKER_STOP_S: Final = 10.0
 KAFKA_STOP_S: Final = 9.0
 
 _LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
-# With several workers, the embedded Kafka waits this long for others to join a group before it assigns partitions.
+# With several workers, the embedded Kafka waits this long for more group members before it assigns partitions.
 # If Kafka did not wait, the first worker would get all partitions, and the second would wait for up to a second.
 _JOIN_DELAY_MS: Final = 100
 
@@ -103,7 +103,7 @@ def command(options: Options, api_processes: int, workers: int, kafka_port: int 
         forked = prefork(api_processes + workers)  # before this process has threads
         logs.set_up("serve", options.log_level, options.log_format)
         warn_if_outdated()
-        # If `everput demo` has started this process, it ends when the demo ends.
+        # If `everput demo` has started this process, the process ends together with the demo.
         Link.from_environment()
         supervisor = Supervisor(
             options, api_processes=api_processes, workers=workers, kafka_port=kafka_port, prefork=forked
@@ -225,7 +225,7 @@ class Supervisor:
         return [child for children in self._children.values() for child in children]
 
     async def _announce(self, url: str) -> None:
-        # While the inner loop waits for one child process, another may die that was ready before. So check all again.
+        # While the inner loop waits for one child process, another that was ready may die. So check all of them again.
         while not all(child.ready.is_set() for child in self._all()):
             for child in self._all():
                 await child.ready.wait()

@@ -30,17 +30,17 @@ KEEP_ALIVE_S: Final = 75  # idle connections are closed later than most proxies 
 FINISH_S: Final = 7  # requests that still run at shutdown have this many seconds to finish
 HEAD_BYTES_MAX: Final = 32 << 10
 REQUEST_S: Final = 60.0
-# The most bytes of a chunked request that belong neither to its head nor to its body: chunk extensions and trailers.
+# A request with a chunked body may have at most this many bytes of chunk extensions and trailers.
 FRAMING_BYTES_MAX: Final = 32 << 10
-# These bytes of each chunk of a body do not count as framing: 16 digits for the chunk's size, and two line ends.
+# This many bytes of each chunk do not count as framing: 16 digits for the chunk's size, and two line ends.
 _CHUNK_BYTES: Final = 20
-# At most this many requests of a connection may wait for the answer to an earlier one. Further requests are dropped.
+# While this many requests of a connection wait for the answer to an earlier one, further requests are dropped.
 PIPELINED_MAX: Final = 32
-WEBSOCKET_TEXT_BYTES_MAX: Final = 64 << 10  # the client of a tunnel sends only short WebSocket messages
+WEBSOCKET_TEXT_BYTES_MAX: Final = 64 << 10  # longer WebSocket messages are refused; a tunnel's client sends short ones
 # A client that reads fewer bytes than this of a waiting answer in `request_s` seconds is disconnected.
 _READ_BYTES_MIN: Final = 64 << 10
 _TICKS_PER_S: Final = 10  # uvicorn counts ten ticks a second
-_LOOK_TICKS: Final = 20  # The server looks for slow and idle clients once in this many of uvicorn's ticks of 100 ms.
+_LOOK_TICKS: Final = 20  # the server looks for slow and idle clients every 20 ticks of uvicorn (100 ms each)
 
 # uvicorn logs lines that begin with these texts if a client breaks the protocol, does not read, or is refused.
 # Everput drops log lines of uvicorn that begin with these texts, because any client can cause thousands of such lines.
@@ -225,19 +225,18 @@ class _Connection(_Written, DirectPutProtocol):
     config: _Config
     # The time since which the server waits for a first request, or for the rest of a request. None if it does not wait.
     _waiting_since: float | None = None
-    # The bytes of a request's head that came after the socket read in which the head began; negative during that read.
+    # The bytes of a head that came after the socket read in which the head began. During that read, it is negative.
     _head_bytes = 0
     _read_bytes = 0  # bytes of the current socket read
     # The bytes of chunk sizes, extensions and trailers that came after the socket read in which the head ended.
     # In a chunked request, the content and 20 bytes (_CHUNK_BYTES) for each chunk do not count as framing.
-    # The number of framing bytes can be negative: content in the read in which the head ended is also subtracted.
+    # _framing_bytes can be negative: content that came with the end of the head is subtracted, but was never added.
     _framing_bytes = 0
     _client_name: str | None = None
     _last_taken = False  # True if this connection accepts no more requests, and closes after the last answer
-    # True if the client has begun another request after the last one that is accepted. Its bytes are dropped.
+    # True if the client has begun a request after the last one that is accepted. All further bytes are dropped.
     _deaf = False
-    # True if this connection closes as soon as the client has sent its whole request, because the answer was sent
-    # early.
+    # True if a request was answered before all of it had arrived. When all has arrived, the connection closes.
     _closing = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
