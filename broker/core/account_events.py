@@ -74,7 +74,7 @@ class AccountIdentityUnlinked(AccountEvent, frozen=True, kw_only=True, tag="acco
     sessions of the account end.
 
     `session_id` is the session in which the provider was unlinked. The event has an effect only if this session has not
-    ended, and the account has an identity and a password that is not temporary.
+    ended. The account must also have an identity, and a password that is not temporary.
     """
 
     session_id: str
@@ -92,8 +92,8 @@ class AccountSessionsEnded(AccountEvent, frozen=True, kw_only=True, tag="account
 class AccountBlocked(AccountEvent, frozen=True, kw_only=True, tag="account.blocked"):
     """The event that an account was blocked.
 
-    Its sessions end, and no new session can begin until it is unblocked. The open invitations that it created end, too.
-    Its memberships stay, and so do the API keys that it created.
+    Its sessions end, and no new session can begin until it is unblocked. Open invitations that the account created also
+    end. The account's memberships stay, and so do the API keys that it created.
     """
 
 
@@ -104,8 +104,8 @@ class AccountUnblocked(AccountEvent, frozen=True, kw_only=True, tag="account.unb
 class AccountDeleted(AccountEvent, frozen=True, kw_only=True, tag="account.deleted"):
     """The event that an account was deleted. Its sessions and memberships end, and its e-mail address becomes free.
 
-    Without `even_if_last`, the event has no effect if the account is an owner of an organization that has no other
-    owner who is not blocked.
+    Without `even_if_last`, the event has no effect if the account is the only owner of an organization, or if all other
+    owners are blocked.
     """
 
     even_if_last: bool = False
@@ -143,8 +143,8 @@ class OrganizationJoined(Event, frozen=True, kw_only=True, tag="organization.joi
 class OrganizationLeft(Event, frozen=True, kw_only=True, tag="organization.left"):
     """The event which says that an account left an organization, or was removed from it.
 
-    Without `even_if_last`, the event has no effect if the account is an owner, and the organization has no other owner
-    who is not blocked.
+    Without `even_if_last`, the event has no effect if the account is the only owner of the organization, or if all
+    other owners are blocked.
     """
 
     urgent: ClassVar[bool] = True
@@ -157,7 +157,7 @@ class MemberRoleChanged(Event, frozen=True, kw_only=True, tag="member.role_chang
     """The event which says that a member of an organization got another role.
 
     The event has an effect only if an owner or a command of the operator caused it. It has no effect if the member is
-    an owner, and the organization has no other owner who is not blocked.
+    the only owner of the organization, or if all other owners are blocked.
     """
 
     urgent: ClassVar[bool] = True
@@ -205,8 +205,8 @@ class InvitationAccepted(InvitationEvent, frozen=True, kw_only=True, tag="invita
 
 
 class VolumeRecorded(Event, frozen=True, kw_only=True, tag="volume.recorded"):
-    """The event which says how many bytes one process has stored for an organization. They are counted from the
-    process's previous event of this kind about this organization on. The number is an upper limit.
+    """The event which says how many bytes one process has stored for an organization since the process's previous event
+    of this kind about this organization. The process may have stored less, but not more.
     """
 
     urgent: ClassVar[bool] = True

@@ -12,10 +12,8 @@ from broker.core.event import Event
 
 
 class AlertThresholds(msgspec.Struct, frozen=True, kw_only=True):
-    """The thresholds at which alerts about a listener begin.
-
-    0 means that this value causes no alert. None in a listener's settings means that the queue's threshold applies.
-    None for a queue means the default.
+    """The thresholds at which alerts about a listener begin. A threshold of 0 is switched off: it causes no alert. None
+    in a listener's settings means that the queue's threshold applies. None for a queue means the default.
     """
 
     lag_messages: int | None = None  # messages that wait

@@ -69,8 +69,8 @@ class Level(IntEnum):
 class Reading:
     """The level of one condition that can cause an alert, at one time.
 
-    The alert begins when the level has been HIGH for `hold_ms`, if INTERVAL_MS (10 minutes) have passed since it last
-    began. The alert ends when the level has been LOW for `calm_ms`, or as soon as the level is OFF.
+    The alert begins when the level has been HIGH for `hold_ms`, if INTERVAL_MS (10 minutes) have passed since the
+    alert's last beginning. The alert ends when the level has been LOW for `calm_ms`, or as soon as the level is OFF.
     """
 
     level: Level
@@ -80,7 +80,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
-    """The thresholds from which alerts about a listener begin. 0 means that this value causes no alert."""
+    """The thresholds from which alerts about a listener begin. A threshold of 0 is switched off: it causes no alert."""
 
     lag_messages: int = 10_000  # messages that wait
     lag_s: int = 900  # age of the oldest waiting message
@@ -346,7 +346,7 @@ class Alerts:
         return episode is not None and episode.open
 
     def is_told(self, kind: Kind, subject_id: str) -> bool:
-        """Return whether no message about the alert's newest event is missing. True if the alert never began."""
+        """Return True if the alert never began, or if the message about its newest event was put or is not wanted."""
         episode = self.episodes.get((kind, subject_id))
         return episode is None or episode.told
 

@@ -21,8 +21,8 @@ class ApiKey:
     """An API key of an organization.
 
     It may be restricted to the queues in `queue_ids`; None means all queues. It is invalid from `expires_at_ms` on;
-    None means that it does not expire. `last_used_at_ms` is usually less than 1.5 hours before the newest use of the
-    key, and None if no use is recorded.
+    None means that it does not expire. `last_used_at_ms` is the time of the newest recorded use of the key; None if no
+    use is recorded. Usually, the newest use is less than 1.5 hours later.
     """
 
     id: str

@@ -29,8 +29,8 @@ class FormingBatch:
 
     If a message has failed k times since its last redrive, its batch has at most max_messages / 2^k messages, and at
     least one. Without this limit, a message that the listener can't process would use up the attempts of the other
-    messages in its batch. For the same reason, a message that has failed before is alone in the last attempt that
-    `max_attempts` allows (halvings()).
+    messages in its batch. For the same reason, a message that has failed before is sent alone in the last attempt that
+    `max_attempts` allows (see halvings()).
     """
 
     __slots__ = ("_bytes", "_bytes_max", "_limit", "_messages_max", "full", "messages")
@@ -47,8 +47,8 @@ class FormingBatch:
     def takes(self, size: int, failed: int) -> bool:
         """Add a message to the batch, and return True. Return False if it must go into the next batch.
 
-        `size` is the size in bytes of the message's element in the JSON array. `failed` is the result of halvings() for
-        the message. An empty batch takes a message of any size.
+        `size` is the size in bytes of the message's element in the JSON array. `failed` is how often the limit on the
+        batch's messages is halved for this message (see halvings()). An empty batch takes a message of any size.
         """
         messages_max = self._messages_max
         if failed:
@@ -73,7 +73,7 @@ def halvings(failed: int, max_attempts: int | None) -> int:
 
 def fills(batch: Batch, messages: Iterable[tuple[int, int]]) -> bool:
     """Return whether these messages fill a batch, so that it need not wait for more. Each message is given as (size in
-    bytes, result of halvings()).
+    bytes, how often it halves the limit on the batch's messages: see halvings()).
     """
     forming = FormingBatch(batch)
     for size, halved in messages:
@@ -113,8 +113,8 @@ def batch_body(elements: Iterable[bytes]) -> bytes:
 
 
 def failed_ids(body: bytes) -> frozenset[str]:
-    """Return the message ids that a listener's 2xx answer to a batch rejects: the strings in the list `failed` of a
-    JSON object. Any other body rejects no message.
+    """Return the message ids that a listener's 2xx answer to a batch rejects. The answer's body lists them in the field
+    `failed` of a JSON object. Any other body rejects no message.
     """
     try:
         answer = orjson.loads(body)

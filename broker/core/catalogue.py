@@ -324,7 +324,7 @@ def _value(name: str, value: Any) -> Any:
 
 
 def _all_shown(kind: type[Event]) -> bool:
-    """Return whether events of this class have no field that is hidden or masked."""
+    """Return whether events of this class are shown in full: all of their fields, without a mask."""
     return all(
         field.name in FIELDS
         and field.name not in _HIDDEN

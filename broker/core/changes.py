@@ -42,7 +42,7 @@ def version(offset: int | None) -> int:
 
 def prevailing(known: Change | None, other: Change) -> Change | None:
     """Return which of two changes of a message is in effect: the earlier one, or the next one in the log. A deletion is
-    final. A change for another version of the message has no effect. Reading the same change again changes nothing.
+    final. A change for another version of the message has no effect. A change that is read a second time has no effect.
     """
     if known is not None and (known.deleted or other.offset <= known.offset):
         return known

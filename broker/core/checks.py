@@ -67,8 +67,8 @@ class Checks(ABC):
     """The checks of `everput verify` that apply to every record of one partition. Subclasses add the checks of a
     topic's events.
 
-    With `compacted`, offsets may be missing. With `late`, a record may be much younger than its event, because workers
-    wait for Kafka before they write.
+    With `compacted`, missing offsets are no error. With `late`, a record that was written much later than its event is
+    no error, because workers wait for Kafka before they write.
     """
 
     def __init__(self, topic: str, partition: int, begin: int, *, compacted: bool = False, late: bool = False) -> None:
@@ -87,7 +87,7 @@ class Checks(ABC):
     def check(self, records: Iterable[Seen]) -> Iterator[Finding]:
         """Check the next records of the partition, and yield what is wrong with them.
 
-        A log has millions of records, so a correct record must cost little time.
+        This method must be fast for correct records, because a log has millions of them.
         """
         for record in records:
             offset, at_ms, value = record.offset, record.timestamp, record.value
@@ -257,7 +257,7 @@ class MessageChecks(Checks):
 
     @property
     def complete(self) -> bool:
-        """Whether the check began at offset 0 and found no damage. Then, a message that it has not found by the end of
+        """Whether the check began at offset 0 and found no damage. If so, a message that is not found before the end of
         the partition is missing.
         """
         return self.begin == 0 and not self._damage
@@ -293,8 +293,8 @@ class MessageChecks(Checks):
     def has(self, offset: int, queue_id: str) -> bool:
         """Return whether a message of this queue is at this offset.
 
-        Return True for a damaged offset, and for an offset before `begin`, because nothing is known to be wrong there.
-        Return False for an offset that was not read yet.
+        Return True for a damaged offset and for an offset before `begin`: these offsets can't be checked, and count as
+        correct. Return False for an offset that was not read yet.
         """
         if self._unread(offset):
             return True
@@ -305,8 +305,8 @@ class MessageChecks(Checks):
     def is_at(self, offset: int, message_id: str) -> bool:
         """Return whether this message is at this offset.
 
-        Return True for a damaged offset, and for an offset before `begin`, because nothing is known to be wrong there.
-        Return False for an offset that was not read yet.
+        Return True for a damaged offset and for an offset before `begin`: these offsets can't be checked, and count as
+        correct. Return False for an offset that was not read yet.
         """
         return self._unread(offset) or self.place(message_id) == offset
 

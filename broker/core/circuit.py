@@ -36,8 +36,8 @@ class Circuit:
     """The circuit breaker of one listener. While it is open, no attempt begins, and the listener gets only probes.
 
     `allowance` limits the attempts in flight; None means no limit. `down_since_ms` is the time at which the listener
-    went down; 0 if it is not down. A good probe does not set it to 0: the first attempt after the probe that ends
-    without a fault of the listener does.
+    went down; 0 if it is not down. A successful probe does not change this time. It becomes 0 when, after the probe, an
+    attempt ends without a fault of the listener.
     """
 
     __slots__ = ("allowance", "down_since_ms", "faults", "probe_at_ms", "relapses", "state")
@@ -59,8 +59,8 @@ class Circuit:
         return self.state is State.OPEN and self.relapses > 0
 
     def succeeded(self) -> None:
-        """Tell the circuit breaker that an attempt ended without a fault of the listener: the listener accepted it, or
-        it failed for another reason.
+        """Tell the circuit breaker that an attempt ended without a fault of the listener: the listener accepted the
+        message, or the attempt failed for another reason.
         """
         self.faults = 0
         if self.state is State.PROBATION and self.allowance is not None:
@@ -73,8 +73,8 @@ class Circuit:
         """Tell the circuit breaker that an attempt failed through a fault of the listener.
 
         Return whether this failure opened the circuit breaker. `new` says that this worker has got no answer with a
-        status below 500 from the listener yet, or none since the listener was last down. Fewer failures in a row then
-        open the circuit breaker, as they do shortly after a successful probe.
+        status below 500 from the listener yet, or none since the listener was last down. For such a listener, and
+        shortly after a successful probe, fewer failures in a row open the circuit breaker.
         """
         self.faults += 1
         most = TRIP_AFTER_NEW if new or self.state is State.PROBATION else TRIP_AFTER

@@ -34,8 +34,8 @@ class Claim(NamedTuple):
     messages.
 
     `first` is the claim of the first request with the key. `holder` is the newest claim that is valid: its process may
-    put the messages now. `ids` has the claims from which the ids of the messages may have been computed. It begins with
-    the oldest claim. Each later claim in it has another seed for message ids than the claim before.
+    put the messages now. `ids` has the claims from which the ids of the messages may have been computed. The oldest
+    claim comes first. Each later claim in `ids` has another seed for message ids than the claim before.
     """
 
     first: PutClaimed
@@ -75,7 +75,8 @@ def has_room(mine: int, all_of_them: int, *, claims_max: int = CLAIMS_MAX, few: 
     small organizations: those with fewer than `few` claims.
 
     A small organization may store one more claim if it has fewer claims than there are free places. For any other
-    organization, the reserved quarter does not count as free.
+    organization, the reserved quarter does not count as free: if 60 of 100 places are free, the organization must have
+    fewer than 35 claims.
     """
     free = claims_max - all_of_them
     return mine < free - claims_max // 4 or mine < min(free, few)
@@ -83,8 +84,8 @@ def has_room(mine: int, all_of_them: int, *, claims_max: int = CLAIMS_MAX, few: 
 
 class _Owners:
     """A counter of each organization's claims of Idempotency-Keys. It gives each organization a small integer, which
-    the index of claims stores instead of the organization's id. When an organization has no more claims, another
-    organization can get its integer.
+    the index of claims stores instead of the organization's id. When an organization has no more claims, its integer
+    can be given to another organization.
     """
 
     def __init__(self) -> None:

@@ -66,8 +66,9 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of a listener that gets several messages in one request (a batch).
 
     Within the listener's limits, a batch is sent when it has `max_messages` messages or `max_bytes` bytes, or when its
-    first message has waited for `wait_ms`. If no request is in flight, it is sent earlier when the listener's memory is
-    full, or when a delivery waits for its ordering key. A message that is larger than `max_bytes` is sent alone.
+    first message has waited for `wait_ms`. If no request is in flight, a batch is also sent when the listener's memory
+    is full, or when a delivery waits for an earlier one with the same ordering key. A message that is larger than
+    `max_bytes` is sent alone.
     """
 
     max_messages: int = 100
@@ -252,8 +253,8 @@ class ReplayCancelled(ReplayEvent, frozen=True, kw_only=True, tag="replay.cancel
 
 class LogDamaged(Event, frozen=True, kw_only=True, tag="log.damaged"):
     """The event which says that a range of the log is damaged: no replica has unaltered copies of its records.
-    `first_offset` and `last_offset` both belong to the range. A second event for the same range changes nothing, unless
-    an event `log.mended` in between says that the range can be read again.
+    `first_offset` and `last_offset` both belong to the range. The event changes nothing for a range that is already
+    recorded as damaged, or as given up as lost.
 
     The topic is named without the prefix of the installation's topics.
     """

@@ -60,8 +60,8 @@ class Cursor:
         """Encode the details of a listener's progress as the metadata of a commit to Kafka, in at most
         METADATA_BYTES_MAX bytes.
 
-        If there are too many open offsets, the highest ones are left out. `top` is then lowered to the first of these,
-        so that the partition's next owner delivers all messages from there on again.
+        If there are too many open offsets, the highest ones are left out. `top` is then lowered to the first offset
+        that was left out, so that the partition's next owner delivers all messages from there on again.
         """
         numbers = [self.top - self.offset]
         before = self.offset

@@ -76,8 +76,9 @@ class Waiting(State):
 class Leaving(State):
     """The state of a delivery whose record is being written to the topic `outstanding`.
 
-    `due_ms` is when its next attempt is due; None means that it is parked. `status` and `error` are those of the failed
-    attempt before. If the message can't be read or decoded, `error` says so. Both are None if nothing has failed.
+    `due_ms` is when its next attempt is due; None means that it is parked. `status` and `error` are the HTTP status and
+    the error of the newest failed attempt. If the message can't be read or decoded, `error` says so. `status` and
+    `error` are None if nothing has failed.
     """
 
     __slots__ = ("due_ms", "error", "status")

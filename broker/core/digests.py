@@ -44,8 +44,8 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 def _queue_values(queue: Queue) -> list[Any]:
-    """Return the values of a queue from which its checksum is computed. They contain only the ids of its listeners,
-    because each listener has a checksum of its own.
+    """Return the values of a queue from which its checksum is computed. Of its listeners, the values contain only the
+    ids, because each listener has a checksum of its own.
     """
     return [
         *(queue.id, queue.organization_id, queue.name, queue.created_at_ms, [*queue.listeners], queue.version),
@@ -109,7 +109,8 @@ def fields_hash() -> str:
     """Return a short hash of the names and types of the fields that the directory's accounts, sessions, organizations,
     API keys, invitations, queues, listeners and replays have.
 
-    From the same log, two versions of Everput with different fields may compute different state hashes.
+    Two versions of Everput with different fields may compute different state hashes from the same log, so these state
+    hashes can't be compared.
     """
     _, components = msgspec.json.schema_components(_TYPES.values())
     return f"{crc32(_encode({name: one['properties'] for name, one in components.items()})):08x}"

@@ -93,8 +93,8 @@ class Directory:
     def apply(self, event: Event) -> bool:
         """Update the directory with one event of the log. Return False if nothing changed.
 
-        An event that is not valid any more changes nothing. For example, its name may be taken. Every process decides
-        in the same way.
+        An event that is not valid any more changes nothing. For example, the name of a new queue may be taken. Every
+        process gets the same result.
         """
         match event:
             case ev.AccountDeleted():
@@ -353,7 +353,7 @@ def _at(item: Queue | Listener, version: int | UnsetType) -> bool:
 def _as_listener(replay: Replay, listener: Listener) -> Listener:
     """Return a temporary listener for a replay of `listener`'s messages. Workers deliver to it as to any listener.
 
-    While `listener` is paused, the replay is paused, too, unless the replay has a `notify_url` of its own.
+    The replay is paused while `listener` is paused. But a replay with a `notify_url` of its own continues.
     """
     settings = listener.settings
     urls = (listener.notify_url, listener.liveness_url)

@@ -39,8 +39,8 @@ class Organization:
     bytes_by_day: Mapping[int, int] = field(default_factory=dict)
 
     def bytes_since(self, at_ms: int) -> int:
-        """Return how many bytes the organization has stored since the start of the UTC day that contains `at_ms`, as
-        far as the events `volume.recorded` tell.
+        """Return how many bytes the organization has stored since the start of the UTC day that contains `at_ms`. Bytes
+        that no event `volume.recorded` reports are left out.
         """
         day = at_ms // DAY_MS
         return sum(size for one, size in self.bytes_by_day.items() if one >= day)
@@ -92,8 +92,9 @@ class Listener:
         return replay is None or replay.notify_url is None or replay.liveness_url is not None
 
     def reach(self, partition: int, tail: int) -> int:
-        """Return the offset before which this partition's messages are delivered to the listener. It is `tail` (the
-        offset of the next new message), or the replay's end offset if this is the temporary listener of a replay.
+        """Return the offset before which this partition's messages are delivered to the listener. For a listener, this
+        is `tail`: the offset of the next new message. For the temporary listener of a replay, it is the replay's end
+        offset.
         """
         return tail if self.replay is None else self.replay.end_offsets[partition]
 

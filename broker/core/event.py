@@ -12,8 +12,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
 
     `actor` is `key:<id>`, `account:<id>`, `worker` or `shell`; it is empty in `volume.recorded`, and in some events of
     the first versions. While the disk of the embedded Kafka is nearly full, the API records only `urgent` events. Most
-    of these revoke a right, end some work, or let a person sign in to do so. With still less free space, it records
-    none.
+    urgent events revoke a right or end some work. A sign-in is urgent, too, because a person must sign in to cause such
+    an event. With still less free space, the API records no event.
     """
 
     urgent: ClassVar[bool] = False

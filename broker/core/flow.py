@@ -26,8 +26,8 @@ _GATE_DECREASE: Final = 0.7
 class Flow:
     """The limit on concurrent attempts to one listener. It adapts to the listener's answers.
 
-    `limit` is between 1 and `max_in_flight`. The limit grows by about one for every `limit` attempts that the listener
-    accepts.
+    `limit` is between 1 and `max_in_flight`. The limit grows with accepted attempts: for example, after about 8 of
+    them, a limit of 8 becomes 9.
     """
 
     __slots__ = ("_decreased_at_ms", "_exact", "limit", "max_in_flight")
@@ -77,7 +77,7 @@ class Pace:
         """Return whether an attempt with this many messages may begin now. If so, count it against the rate limit.
         `at_s` is in seconds of any monotonic clock.
 
-        A batch may exceed the rate when it begins. In this case, the next attempt waits longer.
+        A batch may begin even if it has more messages than the rate allows now. The next attempt then waits longer.
         """
         if not self.allows(at_s):
             return False
@@ -85,7 +85,7 @@ class Pace:
         return True
 
     def allows(self, at_s: float) -> bool:
-        """Return whether an attempt may begin now, without counting it."""
+        """Return whether an attempt may begin now. This call does not count an attempt."""
         return self._free_at_s <= at_s + self._burst_s
 
 

@@ -127,8 +127,8 @@ class Recent:
 
 
 class Counts(NamedTuple):
-    """The numbers of a listener's parked and retrying deliveries in a partition, and its recent attempts there. Kafka
-    stores them beside the listener's committed offset.
+    """The numbers of a listener's parked and retrying deliveries in a partition, and its recent attempts there, as
+    Kafka stores them beside the listener's committed offset.
 
     `alive` says that the newest probe has succeeded, but attempts after it have failed, so that no more are made.
     """

@@ -17,8 +17,8 @@ K = TypeVar("K", bound=Hashable)
 
 
 class KeyOrder(Generic[D]):
-    """The order of deliveries within each ordering key. One delivery of a key is in progress, and the others wait for
-    it in order.
+    """The order of deliveries within each ordering key. At most one delivery of a key is in progress. The key's other
+    deliveries wait, in order.
 
     `waiting` is the number of deliveries that wait, over all keys. Times are in seconds of any monotonic clock.
     """
@@ -88,8 +88,8 @@ class KeyOrder(Generic[D]):
     def restart(self, held: Iterable[str]) -> list[D]:
         """Remove and return all waiting deliveries, in order within each ordering key.
 
-        Only the ordering keys in `held` still block later deliveries, because a delivery of each of them is in an
-        attempt, or is being written to the topic `outstanding`.
+        The ordering keys in `held` still block later deliveries: a delivery of each of these keys is in an attempt, or
+        is being written to the topic `outstanding`.
         """
         away = [delivery for waiting in self._waiting.values() for delivery in waiting]
         self._waiting = {key: deque() for key in held}

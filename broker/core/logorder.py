@@ -42,7 +42,7 @@ class Lane(Generic[T]):
     `at` is the offset of the next record to read, and reading ends before the offset `end`.
 
     Records of the same time are ordered by `rank`, the position of their topic. `floor_ms` is the highest time read so
-    far: a later record of the partition never counts as earlier.
+    far. No later record of the partition counts as earlier than this time.
     """
 
     __slots__ = ("at", "end", "floor_ms", "held", "partition", "rank")
@@ -70,7 +70,7 @@ class PageToken(NamedTuple):
     """The position in the log where a client's next page begins.
 
     All events before the time `passed_ms` have been returned. `lanes` holds, for each partition, the next offset and
-    the time there. A record's time is the highest time of a record in its partition so far. `checksum` identifies the
+    the time there. A record's time is the highest time in its partition up to this record. `checksum` identifies the
     partitions; it is None in a token of an older version.
     """
 
@@ -114,7 +114,7 @@ def _checksum(partitions: Sequence[tuple[int, int]]) -> int:
 
 class Merge(Generic[T]):
     """The merge of the records of all partitions into one sequence, in the order of time. All records before the time
-    `passed_ms` have been returned. A record's time is the highest time of a record in its partition so far.
+    `passed_ms` have been returned. A record's time is the highest time in its partition up to this record.
     """
 
     def __init__(self, lanes: Sequence[Lane[T]], passed_ms: int = 0) -> None:
@@ -148,7 +148,7 @@ class Merge(Generic[T]):
         return Run(lane, records, size)
 
     def _last_ms(self, first: Lane[T]) -> int:
-        """Return the time (inclusive) up to which records of the partition `first` come before those of all other
+        """Return the time (inclusive) up to which records of the partition `first` come before the records of all other
         partitions. `first` is the partition with the next record.
         """
         if len(self._heap) == 1:
@@ -157,7 +157,7 @@ class Merge(Generic[T]):
         return log_ms if (first.rank, first.partition) < (rank, partition) else log_ms - 1
 
     def give(self, lane: Lane[T], records: Iterable[tuple[int, int, int, T | None]], at: int) -> None:
-        """Add records of a partition: next() has asked for them by returning the partition. The partition's next
+        """Add records of a partition that next() has returned because its records are needed. The partition's next
         records will be read from the offset `at` on.
 
         Each of `records` is (offset, record time, size, item). The item is None for a record that the client does not

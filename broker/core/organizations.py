@@ -49,7 +49,7 @@ class Organizations:
         return () if role is None else ROLES.get(role, ())
 
     def is_last(self, organization: Organization, account_id: str) -> bool:
-        """Return whether the account is an owner, and the organization has no other owner who is not blocked."""
+        """Return whether the account is the only owner of the organization, or all other owners are blocked."""
         owners = [member for member in organization.members if member not in organization.roles]
         return account_id in owners and all(
             self._accounts.by_id[owner].blocked for owner in owners if owner != account_id
@@ -68,7 +68,7 @@ class Organizations:
 
     def bytes_of(self, tenant: str, at_ms: int) -> int:
         """Return how many bytes all organizations of a tenant have stored since the start of the UTC day that contains
-        `at_ms`, as far as the events `volume.recorded` tell.
+        `at_ms`. Bytes that no event `volume.recorded` reports are left out.
         """
         day = at_ms // DAY_MS
         return sum(size for one, size in self._bytes_of.get(tenant, {}).items() if one >= day)

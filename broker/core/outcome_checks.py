@@ -23,8 +23,8 @@ class OutcomeChecks(Checks):
     """The checks of `everput verify` for one partition of `changes`, `deliveries` or `outstanding`.
 
     `outcomes` collects, by listener, the offsets of messages whose delivery has ended or is in `outstanding`.
-    `strangers` holds findings about unknown listeners and replays. These may have been created after `control` was
-    read, so the caller looks for them in the rest of `control` before it reports the findings.
+    `strangers` holds findings about unknown listeners and replays. Such a listener or replay may have been created
+    after `control` was read. So the caller looks in the rest of `control` before it reports the findings.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ def unaccounted(
     listener: Listener, cursor: Cursor | None, messages: MessageChecks, others: Sequence[OutcomeChecks]
 ) -> Iterator[Finding]:
     """Find the messages of a partition that a listener's cursor says are settled, but for which the log has no result.
-    If there are any, yield one finding about all of them.
+    Yield one finding about all these messages, if there are any.
     """
     start = listener.start_offsets[messages.partition]
     place = cursor or Cursor(top=start)

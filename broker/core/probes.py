@@ -22,10 +22,11 @@ L = TypeVar("L")
 def interval_ms(down_ms: int, *, listeners: int, per_s: int) -> int:
     """Return the time between two probes of a listener that has been down for `down_ms`.
 
-    It is a twentieth of `down_ms`, but at most PROBE_MS_MAX, and at most the time that `listeners` probes take at
-    `per_s` probes a second. `listeners` is the number of listeners that are down. The time is at least PROBE_MS_FIRST.
+    The time is a twentieth of `down_ms`, but at least PROBE_MS_FIRST and at most PROBE_MS_MAX. It is also limited to
+    the time in which all `listeners` that are down can be probed once at `per_s` probes a second: for example, 5 s for
+    100 listeners at 20 probes a second.
 
-    If only a few listeners are down, they are therefore probed often, even if they have been down for long.
+    So if only a few listeners are down, they are probed often, even if they have been down for long.
     """
     return max(PROBE_MS_FIRST, min(PROBE_MS_MAX, down_ms // _PART, 1000 * listeners // per_s))
 

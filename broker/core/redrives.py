@@ -42,7 +42,7 @@ class Redrives:
         return replace(self, count=count, of_messages=dict(oldest_first[-MESSAGES_MAX:]))
 
     def cancel(self) -> Redrives:
-        """Return the listener's redrives after all of them were cancelled."""
+        """Return the listener's redrives with all of them cancelled: they concern no delivery any more."""
         return Redrives(count=self.count, cancelled=self.count)
 
     def concern(self, message_id: str, *, since: int) -> bool:

@@ -27,8 +27,9 @@ class Replay:
     """A replay: a range of a queue's messages that is delivered again, to the listener or to another URL.
 
     `only` says which messages it delivers: `all`, `failed` or `undelivered`. Their offsets are in the range from
-    `start_offsets` to before `end_offsets`. If `picked` is not None, the replay delivers three groups of messages in
-    this range: those at the offsets in `picked`, those below `before_offsets`, and those from `after_offsets` on.
+    `start_offsets` to before `end_offsets`. If `picked` is None, the replay delivers all messages of this range.
+    Otherwise, it delivers three groups: those at the offsets in `picked`, those below `before_offsets`, and those from
+    `after_offsets` on.
     """
 
     id: str
@@ -146,7 +147,7 @@ class Replays:
 
 
 def started(event: ev.ReplayStarted) -> Replay:
-    """Return the replay that this event says has begun."""
+    """Return the new replay that this event describes."""
     return Replay(
         id=event.replay_id,
         organization_id=event.organization_id,

@@ -172,7 +172,7 @@ class Totals:
         self.positions[lane] = Position(offset + 1, minute)
 
     def skipped(self, lane: Lane, offset: int) -> None:
-        """Record that every record of a partition before this offset is counted, or is not one to count."""
+        """Record that no record of a partition before this offset is left to count."""
         self.positions[lane] = Position(offset, self._minute(lane))
 
     def unreadable(self, lane: Lane, first: int, last: int) -> None:
@@ -334,7 +334,7 @@ class Series:
 
     def backlog(self, now: int, *, since_ms: int = 0) -> list[int]:
         """Return how many deliveries of a listener waited at the end of each step of time. `now` is how many wait now.
-        The earlier numbers are calculated backwards from it.
+        The earlier numbers are calculated backwards from `now`.
 
         Before `since_ms`, when the listener was created, no delivery waited. Redrives and deleted messages are not
         counted, so the numbers of earlier steps may be too high or too low by the number of these deliveries.
@@ -351,7 +351,7 @@ def _growth(counts: Counts) -> int:
 
 def _backwards(now: int, growths: Sequence[int]) -> list[int]:
     """Return how many deliveries waited at the end of each step of time, oldest step first. `now` is how many wait now.
-    The earlier numbers are calculated backwards from it.
+    The earlier numbers are calculated backwards from `now`.
 
     `growths` says by how many deliveries the number grew in each step. It has one more item at its end: the growth from
     the end of the last step until now.

@@ -65,9 +65,8 @@ class Window(Generic[D]):
         return self.scan_from is None and not self.behind
 
     def idle(self, tail: int) -> bool:
-        """Return whether the listener has no open delivery and no unread message in this partition, and its start is
-        not above `tail`. If so, the deliveries of all messages below the position of the reader of new messages are
-        settled.
+        """Return whether the listener has no open delivery and no unread message in this partition below `tail`, the
+        position of the reader of new messages. Return False if the listener's start is above `tail`.
         """
         return not self.open and not self.behind and self.scan_from is None and self.begin <= tail
 
@@ -82,9 +81,9 @@ class Window(Generic[D]):
         """Process a new message of this listener's queue, which the reader of new messages has reached. Return whether
         the delivery of the message begins now.
 
-        The delivery does not begin if the offset is below the listener's start. Nor does it begin if the message must
-        be read again later: older messages come first, or `delivery` is None. It is None if the listener has no room
-        for the message, or is paused.
+        The delivery does not begin if the offset is below the listener's start. It also waits for a later read of the
+        message if older messages come first, or if `delivery` is None. The caller passes None if the listener has no
+        room for the message, or is paused.
         """
         if offset < self.begin or self.scan_from is not None:
             return False
@@ -142,8 +141,8 @@ class Window(Generic[D]):
 
     def scan(self, offset: int) -> None:
         """Record that a catch-up reader (a reader of older messages) must read all messages for this listener from this
-        offset on, because it is not known which of them the listener needs. Do nothing if such an offset is recorded
-        already.
+        offset on, because this worker does not know which messages the listener needs. Do nothing if such an offset is
+        recorded already.
         """
         if self.scan_from is None:
             self.scan_from = max(offset, self.begin)

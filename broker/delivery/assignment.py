@@ -152,8 +152,8 @@ class Assignment:
         return not self._dropped and partition is not None and partition.placed(dispatcher)
 
     def placed(self, number: int, queue_id: str) -> Iterator[Dispatcher]:
-        """Yield the dispatchers of a queue's listeners, but not those of replays. Leave out listeners whose committed
-        offset on this partition is not loaded yet.
+        """Yield the dispatchers of a queue's listeners. Leave out replays, and listeners whose committed offset on this
+        partition is not loaded yet.
         """
         partition, queue = self.partitions[number], self._shared.view.state.queues.get(queue_id)
         for listener_id in () if queue is None else queue.listeners:

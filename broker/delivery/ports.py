@@ -225,8 +225,8 @@ class ChangeFeed(Protocol):
         """Read only these partitions from now on, each from the given offset."""
 
     async def read(self) -> list[tuple[int, int, MessageChange]]:
-        """Return new changes of messages as (partition, offset, event), after a short wait at most. Before the first
-        `follow()`, wait for it.
+        """Return new changes of messages as (partition, offset, event), after a short wait at most. If `follow()` was
+        not called yet, wait until it is called.
         """
 
 

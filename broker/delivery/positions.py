@@ -56,7 +56,8 @@ class Positions:
 
     def report_missing(self, before_ms: int) -> None:
         """Log a warning if listeners that were created before this time have no committed offset on a partition with
-        messages for them. They get all messages from their start offsets on, even those that they had received before.
+        messages for them. Such listeners get all messages from their start offsets on, even messages that they had
+        received before.
         """
         # Kafka has lost an offset of these listeners, or none was stored yet, for example because no worker ran.
         missing = [

@@ -140,8 +140,8 @@ class Worker:
             task.result()
 
     async def stop(self) -> None:
-        """Start no more attempts, wait a limited time for those in flight, make a final checkpoint, and leave the
-        consumer group.
+        """Start no more attempts, wait a limited time for the attempts in flight, make a final checkpoint, and leave
+        the consumer group.
         """
         for task in self._tasks:
             task.cancel()
@@ -205,8 +205,8 @@ class Worker:
         await self._let_go(partitions)
 
     async def _let_go(self, partitions: Collection[int], *, at_end: bool = False) -> None:
-        """Begin no more attempts, wait a limited time for those in flight, make a final checkpoint, and forget the
-        state of the partitions.
+        """Begin no more attempts, wait a limited time for the attempts in flight, make a final checkpoint, and forget
+        the state of the partitions.
         """
         assignment = self.assignment
         if assignment.partitions:  # If no partitions were taken over yet, there is nothing to write.
@@ -239,9 +239,9 @@ class Worker:
             self.roster.let_send(sending=False)
 
     async def _drain(self, assignment: Assignment, *, at_end: bool) -> None:
-        """Begin no more HTTP attempts, and wait until those in flight have ended and the topic `outstanding` has the
-        deliveries that are being moved there. The wait takes at most `drain_s` seconds if the process stops (`at_end`),
-        else at most `hand_over_s` seconds.
+        """Begin no more HTTP attempts, and wait until the attempts in flight have ended and the topic `outstanding` has
+        the deliveries that are being moved there. The wait takes at most `drain_s` seconds if the process stops
+        (`at_end`), else at most `hand_over_s` seconds.
 
         Stop waiting for a listener when all its attempts have run for over `hanging_s` seconds. If the process stops,
         this applies only to failing listeners. The partition's next owner repeats the attempts that have not ended.

@@ -29,7 +29,7 @@ Placed = Callable[[int, str], Iterable[Dispatcher]]
 @dataclass(slots=True)
 class _UnderWay:
     """A delivery attempt that was in flight when the worker got an update or deletion of its message. `number` and
-    `again` are those of the delivery at that time. If one of them has changed, this attempt has ended.
+    `again` are the delivery's fields at that time. If one of these fields has changed since, this attempt has ended.
     """
 
     delivery: Delivery

@@ -123,8 +123,8 @@ class Changes:
         )
 
     def take_over(self, taken: Mapping[int, Taken]) -> None:
-        """Begin to apply new updates and deletions in these partitions, and those that read() has returned. Call this
-        when the worker owns the partitions, and placed() later.
+        """Begin to apply updates and deletions in these partitions: new ones, and those that read() has returned. Call
+        this when the worker owns the partitions, and call placed() later.
         """
         for partition, one in taken.items():
             self._floors[partition] = one.floor
@@ -167,7 +167,7 @@ class Changes:
 
     async def cover(self, lows: Mapping[int, int]) -> None:
         """Read and apply older updates and deletions of messages, which new listeners need. `lows` has, for each
-        partition, the lowest offset from which one of them continues. Raises LogUnavailable if Kafka does not answer.
+        partition, the lowest offset from which a new one continues. Raises LogUnavailable if Kafka does not answer.
         """
         self._covering += 1
         try:
@@ -206,8 +206,8 @@ class Changes:
         `taken.position`, and add them to `taken`.
 
         Updates and deletions of messages at or after the offset `taken.floor` are added to `taken.found`. With `kept`,
-        those of earlier messages that have a delivery in the topic `outstanding` are added, too. `taken.recent` gets
-        the updates and deletions whose clients may still wait for an answer.
+        updates and deletions of earlier messages are also added if the topic `outstanding` has a delivery of the
+        message. `taken.recent` gets the updates and deletions whose clients may still wait for an answer.
         """
         if not taken.position:
             return
@@ -253,8 +253,8 @@ class Changes:
 
     def _note(self, partition: int, offset: int, event: MessageChange) -> bool:
         """Apply the update or deletion at this offset of `changes` to later attempts. A deletion also cancels stored
-        deliveries, except those of replays. Return False if it has no effect: the message was deleted before, or the
-        change is for another version of the message than the current one.
+        deliveries, except those of replays. Return False if the event has no effect: the message was deleted before, or
+        now has another version than the event is for.
         """
         place, new = (partition, event.offset), change(offset, event)
         before = self.known.get(place)
@@ -301,7 +301,7 @@ class Changes:
 
     async def mended(self, partition: int, first: int, last: int) -> None:
         """Apply the updates and deletions at these offsets of the topic `changes`, which were unreadable until now.
-        Skip those that were given up as lost.
+        Skip updates and deletions that were given up as lost.
         """
         while partition in self._floors:
             try:
@@ -387,8 +387,8 @@ class Changes:
                 log.warning("changes.many count=%d", len(self.known))
 
     def forget_settled(self, number: int) -> None:
-        """Forget the updates and deletions in this partition that no delivery needs any more. Until the committed
-        offsets of all listeners are loaded, keep all of them.
+        """Forget the updates and deletions in this partition that no delivery needs any more. Forget nothing until the
+        committed offsets of all listeners are loaded.
         """
         partition = self._partitions.get(number)
         if partition is None or number not in self._floors or self._covering:

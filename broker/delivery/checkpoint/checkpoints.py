@@ -87,15 +87,15 @@ class Checkpoints:
 
     def touched(self, stream: Stream) -> None:
         """Include a delivery stream (one partition's deliveries to one listener) in the next checkpoint. If the
-        listener is slow or failing, it may be a later checkpoint.
+        listener is slow or failing, a later checkpoint may include the stream instead.
         """
         stream.dirty = True
         self._dirty.add(stream)
 
     def changed(self, listener_id: str, partitions: Iterable[int] | None = None) -> None:
         """Commit a listener's offsets at the next checkpoint, for example because the listener went down and the
-        metadata must say so. If the listener is slow or failing, it may be a later checkpoint. If `partitions` is None,
-        commit the offsets of all partitions of the worker.
+        metadata must say so. If the listener is slow or failing, a later checkpoint may commit them instead. If
+        `partitions` is None, commit the offsets of all partitions of the worker.
         """
         self._changed.setdefault(listener_id, set()).update(self._partitions if partitions is None else partitions)
 
@@ -106,8 +106,8 @@ class Checkpoints:
         self._metrics.removed(listener_id)
 
     async def last(self) -> None:
-        """Make the final checkpoint, without pauses, before a hand-over; if `suspended` is true, make none. Raises
-        LogUnavailable if it failed, or if Kafka does not confirm afterwards that the worker owns the partitions.
+        """Make the final checkpoint before a hand-over, but none if `suspended` is true. Raises LogUnavailable if the
+        checkpoint failed, or if Kafka does not confirm afterwards that the worker owns the partitions.
         """
         self._hurried = True
         try:
@@ -250,7 +250,7 @@ class Checkpoints:
     async def _collect(self, streams: list[Stream], cursors: dict[str, dict[int, Cursor]], at_s: float) -> None:
         """Collect the results and offsets of the delivery streams that have changed and are due. A delivery stream is
         one partition's deliveries to one listener. Add the streams to `streams`, their offsets to `cursors`, and their
-        results to those that _write() must write.
+        results to the results that _write() must write.
         """
         self._collect_changed(cursors, at_s)
         waits: dict[str, bool] = {}

@@ -336,10 +336,10 @@ class Attempts:
         self, deliveries: Sequence[Delivery], failure: Failure, took_ms: int, *, limited: bool = True
     ) -> list[Delivery]:
         """Decide what follows a failed attempt of these deliveries, and do it. Return the deliveries for which this
-        attempt counts. It does not count for a delivery that was dropped, or is attempted again at once, for example.
+        attempt counts. For example, it does not count for a delivery that was dropped, or is attempted again at once.
 
-        If `limited` is true, the failure counts once for the listener's limits and its circuit breaker. All deliveries
-        share one jitter (a random factor of the wait), so that those with equally many attempts are retried together.
+        If `limited` is true, the failure counts once for the listener's limits and circuit breaker. All deliveries
+        share one random jitter of the wait, so that deliveries with equally many attempts are retried together.
         """
         at_ms, jitter = now_ms(), self._dice()
         counted, again = list[Delivery](), list[Delivery]()

@@ -35,8 +35,9 @@ class Backlog:
     """The partitions in which one listener lags, so that it needs older messages from Kafka.
 
     Before retention deletes such messages, their deliveries move to the topic `outstanding` with their data. If the
-    listener has no room in memory, messages are still loaded for this move. But the next is loaded only while fewer
-    than `set_aside_together` messages, with less than `set_aside_bytes_max` bytes, are being moved.
+    listener has no room in memory, messages are still loaded for this move. But the next message is loaded only while
+    fewer than `set_aside_together` messages are being moved, and these have less than `set_aside_bytes_max` bytes in
+    all.
     """
 
     __slots__ = ("_dispatcher", "behind")
@@ -48,8 +49,8 @@ class Backlog:
 
     def room_for(self, stream: Stream, offset: int) -> bool:
         """Return whether this message is allowed to be loaded into memory: its listener has room for one more message.
-        Without room, a message is allowed if it will be moved to the topic `outstanding`, and only few others are being
-        moved.
+        Without room, a message is still allowed if it will be moved to the topic `outstanding`, and only few messages
+        are being moved there now.
         """
         dispatcher = self._dispatcher
         return dispatcher.room() or (

@@ -79,8 +79,8 @@ class Batches:
 
     def added(self, batch: Batch) -> None:
         """Process one more delivery that is ready for an attempt. If the ready deliveries fill a whole number of
-        batches, call pump() now. Otherwise, call it soon, so that messages that are handed over together can share a
-        batch.
+        batches, call pump() now. Otherwise, call pump() soon, so that messages that are handed over together can share
+        a batch.
         """
         if len(self._dispatcher.deliveries.ready) % batch.max_messages == 0:
             self._dispatcher.pump()
@@ -192,7 +192,7 @@ class Batches:
 
     def _next(self, batch: Batch) -> DeliveryBatch:
         """Remove and return the deliveries of the next batch. The batch is empty if no delivery may begin. It is also
-        empty if some deliveries may not begin, and the others don't fill a batch and can still wait for more messages.
+        empty if some deliveries may not begin, so that the batch is not full, and `wait_ms` is not over yet.
         """
         ready, queue, forming = self._dispatcher.deliveries.ready, self._dispatcher.queue, FormingBatch(batch)
         chosen, turned_away = list[Delivery](), False

@@ -134,8 +134,8 @@ class Connections:
         return False
 
     def expired(self, before_s: float) -> Connection | None:
-        """Return the connection whose request was sent first, if that was at this time or earlier, and stop counting it
-        as busy. Return None if there is none.
+        """Find the connection whose request was sent first. If that was at this time or earlier, return the connection,
+        and stop counting it as busy. Otherwise, return None.
         """
         connection = next(iter(self.sent), None)
         if connection is None or connection.at > before_s:
@@ -150,7 +150,7 @@ class Connections:
             self._idle.pop(0).close()
 
     def close(self) -> None:
-        """Close all connections, and stop opening others. For each closed connection, lost() is then called."""
+        """Close all connections, and open no more. After this, lost() is called for each closed connection."""
         for task in list(self.making):
             task.cancel()
         for connection in (*self._idle, *self.sent):

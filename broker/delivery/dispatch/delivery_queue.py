@@ -56,8 +56,8 @@ class DeliveryQueue:
         return True
 
     def hurry(self, concerns: Callable[[str], bool]) -> None:
-        """Make deliveries ready that wait in memory for a time, such as the time of their retry: those for whose
-        message id `concerns` returns true.
+        """Make deliveries ready that wait in memory for a time, such as the time of their retry. Leave out deliveries
+        for whose message id `concerns` returns false.
         """
         later = []
         for row in self.retries:

@@ -179,8 +179,8 @@ class Dispatcher:
                 attempts.connect((delivery,))
 
     def turn_away(self, delivery: Delivery, admission: Admission) -> None:
-        """Do with a delivery what `admission` says: let it wait in memory, move it to the topic `outstanding`, or leave
-        it there. No attempt of the delivery may begin now.
+        """Do with a delivery what `admission` says: let it wait in memory, move it to the topic `outstanding`, or put
+        it back into this topic's index. No attempt of the delivery may begin now.
         """
         match admission:
             case Admission.QUEUED:
@@ -334,8 +334,8 @@ class Dispatcher:
 
     def tick(self, at_ms: int, *, late: bool = False) -> bool:
         """Handle timeouts, and start attempts that are due, such as retries. The worker calls this several times a
-        second, until it returns False. If `late` is true, the event loop is late, and answers may have arrived that
-        were not read. In this case, the call ends no attempt because of its timeout.
+        second, until it returns False. If `late` is true, the event loop is late, and some answers may have arrived
+        that were not read yet. So the call times out no attempt.
         """
         if not late:
             self.attempts.expire()
@@ -382,8 +382,8 @@ class Dispatcher:
         return bool(self.deliveries.ready) and not self.limits.held_back(self.busy)
 
     def drop(self, stream: Stream) -> None:
-        """Drop a partition's deliveries: it was handed over, or delivery to the listener ends. Late answers can't
-        change them.
+        """Drop a partition's deliveries, because the partition was handed over or delivery to the listener ends. Late
+        answers can't change the deliveries.
         """
         self.streams.pop(stream.partition, None)
         self.answers.forget(stream.partition)

@@ -89,7 +89,7 @@ class Limits:
         return min(most, self._tuning.attempts_new_max) if self.new else most
 
     def may_begin(self, at_s: float) -> bool:
-        """Return whether the rate limit allows an attempt now, without counting it."""
+        """Return whether the rate limit allows an attempt now. This call does not count an attempt."""
         self._too_early = self._pace is not None and not self._pace.allows(at_s)
         return not self._too_early
 
@@ -190,8 +190,8 @@ class Limits:
             self._pushed_back_until_ms = at_ms + min(retry_after_s, self._tuning.push_back_s_max) * 1000
 
     def let_alone(self, at_ms: int) -> bool:
-        """Return whether the pause that the listener has requested with Retry-After is not over yet. If it is over,
-        attempts may begin again from this call on.
+        """Return whether the pause that the listener has requested with Retry-After is not over yet. The first call
+        after the end of the pause lets attempts begin again.
         """
         if self._pushed_back_until_ms <= at_ms:
             self._pushed_back_until_ms = 0

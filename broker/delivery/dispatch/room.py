@@ -48,8 +48,8 @@ class Room:
 
     @property
     def running_low(self) -> bool:
-        """Whether at most half of the listener's memory is in use. If the listener lags, older messages should then be
-        fetched.
+        """Whether at most half of the listener's memory is in use. If so, and if the listener lags, older messages
+        should be fetched.
         """
         return self.held <= self.held_max // 2 and self.held_bytes <= self.bytes_share // 2
 

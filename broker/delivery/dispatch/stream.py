@@ -121,7 +121,7 @@ class Delivery:
 
 
 class DeliveryBatch(tuple[Delivery, ...]):
-    """The deliveries whose messages one request sends as a batch, in the order of its body: one or more."""
+    """The deliveries (one or more) whose messages one request sends as a batch, in the order of the request's body."""
 
     __slots__ = ()
 
@@ -142,8 +142,8 @@ def message_of(delivery: Delivery) -> Message:
 
 
 class Stream:
-    """The delivery of one partition's messages to one listener. Its window knows which deliveries are unfinished, and
-    from which offset on messages must still be read.
+    """The delivery of one partition's messages to one listener. Its attribute `window` says which deliveries are
+    unfinished, and from which offset on messages must still be read.
     """
 
     __slots__ = (
@@ -225,8 +225,8 @@ class Stream:
         return len(attempts) - attempts.count(0)
 
     def _attempts_made(self, opened: Sequence[int]) -> tuple[int, ...]:
-        """Return the number of finished attempts of each delivery at these offsets, or an empty tuple if there were
-        none.
+        """Return the number of finished attempts of each delivery at these offsets, or an empty tuple if there was no
+        attempt.
         """
         deliveries = [self.window.open[offset] for offset in opened]
         if not any(delivery.number for delivery in deliveries):

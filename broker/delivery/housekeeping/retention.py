@@ -42,7 +42,7 @@ class Lagging(Protocol):
 
 class _Lag(NamedTuple):
     """A listener that lags in a partition. The old messages that the listener still needs are copied to the topic
-    `outstanding`. Then they can be deleted from the topic `messages`.
+    `outstanding`. After that, these messages can be deleted from the topic `messages`.
     """
 
     partition: int
@@ -153,7 +153,7 @@ class Retention:
         return dispatcher is not None and dispatcher.sets_aside(lag.partition)
 
     async def _with_old(self, partitions: list[int], before_ms: int) -> list[int]:
-        """Return those of the partitions that have messages from before this time."""
+        """Return which of the partitions have messages from before this time."""
         begins = await self._requests.offsets(self._messages, dict.fromkeys(partitions, EARLIEST))
         firsts = await offsets_since(self._requests, self._messages, dict.fromkeys(partitions, before_ms))
         return [one for one in partitions if begins[one] < firsts[one]]

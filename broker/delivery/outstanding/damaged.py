@@ -117,8 +117,8 @@ def _parked(
     Without `entry`, the event parks all the listener's deliveries of an unreadable range of the topic `messages`. The
     range includes the offsets `first` and `last` of the partition.
 
-    `entry` is the entry of one delivery in the index of the topic `outstanding`. If it is given, the event parks this
-    delivery under the message id of the entry.
+    `entry` is the entry of one delivery in the index of the topic `outstanding`. If `entry` is given, the event parks
+    this delivery under the message id of the entry.
     """
     place = None if entry is None else parse_message_id(entry.message_id)
     return DeliveryParked(

@@ -88,8 +88,8 @@ class Due:
 
     async def serve(self, *, owns_any: bool) -> bool:
         """Hand due deliveries to the dispatchers of their listeners. Return whether the caller should go on without a
-        wait. The caller should wait if a delivery could not be handed over, or if there was nothing to hand over and no
-        redrive may make more deliveries due.
+        wait. The caller should wait if a delivery could not be handed over. If there was nothing to hand over, the
+        caller should wait if no redrive may make more deliveries due.
         """
         self._wake.clear()
         at_ms = now_ms()
@@ -289,9 +289,9 @@ class Due:
 def may_leave(partition: Partition, dispatcher: Dispatcher, entry: OutstandingEntry) -> bool:
     """Return whether an attempt of a stored delivery is allowed now.
 
-    If the delivery's record is from before this worker took the partition over, the reading for this listener must have
-    passed the message. Otherwise, the message could be sent twice. If the message has an ordering key, all messages
-    before it must have been read for the listener.
+    If the delivery's record is from before this worker took the partition over, the worker must have read past the
+    message for this listener. Otherwise, the message could be sent twice. If the message has an ordering key, all
+    messages before it must have been read for the listener.
     """
     # After a crash, a listener's delivery stream can read a message again although its delivery is in `outstanding`.
     # A delivery found at the take-over waits until the stream has passed its message. Otherwise, it may be sent twice.

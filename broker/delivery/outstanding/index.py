@@ -268,10 +268,10 @@ class OutstandingIndex:
         return self._last_id
 
     def unread(self, partition: int, first: int, last: int, *, after_id: int, limit: int) -> list[OutstandingEntry]:
-        """Return deliveries that are parked because their message, its update or earlier results could not be read: at
-        most `limit`, in the order of their row ids, which are above `after_id`. Only deliveries of the messages at the
-        offsets from `first` to `last` are returned, with one exception: a row that stands for a range of unreadable
-        messages is returned even if its range ends before `first`.
+        """Return deliveries that are parked because their message, its update or earlier results could not be read.
+        Only rows for messages at the offsets from `first` to `last` are returned. But a row that stands for a range of
+        unreadable messages is returned even if its range ends before `first`. At most `limit` rows with ids above
+        `after_id` are returned, in the order of their ids.
         """
         sql = (
             "SELECT * FROM entries WHERE partition = ? AND bare = ? AND due_ms IS NULL AND message_offset <= ? AND"
@@ -332,8 +332,8 @@ class OutstandingIndex:
             self.changed.setdefault(listener_id, set()).add(place[0])
 
     def _is_counted(self, entry: OutstandingEntry) -> bool:
-        """Return whether the row is counted as waiting now. It may have been counted only after `entry` was read from
-        it.
+        """Return whether the row is counted as waiting now. Look into the database if `entry` says no, because the row
+        may have been counted after `entry` was read.
         """
         return entry.waits or any(
             row[0] for row in self._rows_of("SELECT waits FROM entries WHERE id = ?", (entry.id,))

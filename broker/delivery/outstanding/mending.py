@@ -48,8 +48,8 @@ class Mending:
         While records of `outstanding` or `deliveries` are unreadable in the partition, single deliveries stay parked,
         because they may have been delivered.
 
-        This concerns messages at the offsets from `first` to `last`. Deliveries that were parked for another reason
-        stay as they are.
+        Only deliveries of messages at the offsets from `first` to `last` change. Deliveries that were parked for
+        another reason stay as they are.
         """
         # While results in the partition are unreadable, a parked delivery stays parked: it may have been delivered.
         unknown = any(one.partition == partition and one.topic in ("outstanding", "deliveries") for one in damage)

@@ -186,7 +186,7 @@ class OutstandingRecords:
 
     async def messages_in(self, partition: int, first: int, last: int) -> list[Message]:
         """Return the messages at these offsets of the topic `messages`, except those that retention has deleted. Raises
-        LogUnavailable if Kafka does not return a record that it should have, and LogDamaged if one is unreadable.
+        LogUnavailable if Kafka does not return a record that it should have, and LogDamaged if a message is unreadable.
         """
         found, at = list[Message](), first
         while at <= last:

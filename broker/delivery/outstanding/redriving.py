@@ -61,7 +61,8 @@ class Redrives:
 
     def begin_now(self, listener: Listener, due: Schedule) -> None:
         """Begin the listener's new redrives, which make parked and retrying deliveries due. Deliveries that the
-        listener's dispatcher already has are due immediately, and others a few at a time.
+        listener's dispatcher already has are due immediately. The listener's other deliveries become due a few at a
+        time.
         """
         at_ms = now_ms()
         for entry in due.taken.values():

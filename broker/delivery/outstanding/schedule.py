@@ -108,7 +108,7 @@ class Outstanding:
                 self._redrives.begin(dispatcher.listener, self._due)
 
     def close(self) -> None:
-        """Close the index, because the worker lost the partitions. The next owner builds another one."""
+        """Close the index, because the worker lost the partitions. The next owner builds an index of its own."""
         self._owned.clear()
         self._sync.close()
         self._index.close()
@@ -122,8 +122,8 @@ class Outstanding:
     # Deliveries that are stored
 
     def overtakes(self, delivery: Delivery) -> bool:
-        """Return whether an attempt of this delivery would break the order of its ordering key. It would if an earlier
-        delivery with the key is being written to the topic `outstanding`, or is there and is not parked.
+        """Return whether an attempt of this delivery would break the order of its ordering key. This is so if an
+        earlier delivery with the key is being written to the topic `outstanding`, or is stored there and not parked.
         """
         key_queue = _key_queue(delivery) if self._coming or self._index.queued_keys else None
         if key_queue is None:
@@ -144,7 +144,7 @@ class Outstanding:
         return kept_event(delivery, message, status, error, due_ms)
 
     def expect_no_more(self, delivery: Delivery) -> None:
-        """Undo expect(), because the delivery was not stored. Later ones of its ordering key no longer wait for it."""
+        """Undo expect(), because the delivery was not stored. Later deliveries of its ordering key need not wait."""
         key_queue = _key_queue(delivery)
         if key_queue is not None:
             self._coming.leave(key_queue, delivery.offset)
@@ -220,8 +220,8 @@ class Outstanding:
         return len(self._index)
 
     def is_outstanding(self, delivery: Delivery) -> bool:
-        """Return whether this delivery is stored in the topic `outstanding` already. After a crash between that write
-        and the commit of the listener's offset, the worker reads the message from `messages` a second time.
+        """Return whether this delivery is stored in the topic `outstanding` already. This can be so after a crash
+        before the commit of the listener's offset: the worker then reads the message again.
         """
         message, listener_id = delivery.message, delivery.stream.dispatcher.listener.id
         if message is None or listener_id not in self._index.counts:
@@ -256,8 +256,8 @@ class Outstanding:
         return self._index.waiting(partition, listener_id, now_ms())
 
     def held(self, partition: int, listener_id: str) -> tuple[int, int]:
-        """Return the number of the listener's parked deliveries in the partition, and the number of those that will be
-        retried after a failed attempt.
+        """Return two numbers for the listener in the partition: of its parked deliveries, and of its deliveries that
+        will be retried after a failed attempt.
         """
         count = self._index.counts.get(listener_id)
         return (0, 0) if count is None else (count.parked.get(partition, 0), count.retrying.get(partition, 0))

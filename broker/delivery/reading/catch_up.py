@@ -77,9 +77,9 @@ class CatchUpQueue:
         self._some.release()
 
     async def next(self, *, first: bool) -> Stream:
-        """Wait until a delivery stream (one partition's messages to one listener) needs a read, and remove and return
-        it. If `first` is true, streams to fast listeners come first, else all other streams. Among equals, the stream
-        that has waited longest comes first.
+        """Wait until a delivery stream (one partition's messages to one listener) needs a read. Remove it from its
+        queue and return it. If `first` is true, prefer streams to fast listeners, else prefer the other streams. From
+        one queue, take the stream that has waited longest.
         """
         await self._some.acquire()
         wanted, instead = self._waiting if first else reversed(self._waiting)
@@ -106,8 +106,8 @@ class CatchUp:
         return [partial(self._run, first) for first in turns]
 
     def request(self, stream: Stream) -> None:
-        """Get the older messages that a lagging listener needs from a partition. Take them from the recent messages in
-        memory if possible. Otherwise, queue the request for a reader of older messages.
+        """Get the older messages that a lagging listener needs from a partition. Take these messages from the recent
+        messages in memory if possible. Otherwise, queue the request for a reader of older messages.
         """
         partition = self._partitions.get(stream.partition)
         if partition is None:
@@ -132,7 +132,7 @@ class CatchUp:
 
     async def serve_next(self, *, first: bool) -> None:
         """Wait for a listener that lags, and read older messages for it. If `first` is true, prefer fast listeners,
-        else prefer the others.
+        else prefer slow and failing listeners.
         """
         stream = await self._queue.next(first=first)
         if not stream.requested:
@@ -187,7 +187,7 @@ class CatchUp:
             asyncio.get_running_loop().call_later(self._tuning.stuck_pause_s, self._done, stream)
 
     async def _pass_damage(self, partition: Partition, damage: LogDamaged) -> None:
-        """Park the deliveries of records of the damaged range for each listener that waits for these records. The
+        """Park the deliveries of damaged records, for each listener that waits for records of this damaged range. The
         listener then continues after the range. Raises LogUnavailable if Kafka does not answer or the worker has lost
         the partition.
         """

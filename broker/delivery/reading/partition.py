@@ -83,8 +83,8 @@ class Partition:
         return self._ring_bytes
 
     def pass_over(self, last: int) -> None:
-        """Skip unreadable records up to and including the offset `last`. A catch-up reader then tries them once more
-        for each listener, and parks the deliveries if they are still unreadable.
+        """Skip unreadable records up to and including the offset `last`. A catch-up reader then tries to read these
+        records once more for each listener, and parks the deliveries if they are still unreadable.
         """
         if last < self.tail:
             return
@@ -149,7 +149,7 @@ class Partition:
             self._fed.setdefault(dispatcher.listener.queue_id, {})[dispatcher] = None
 
     def _trim(self) -> None:
-        """Drop the older half of the recent messages until the rest keeps to the limits on number and bytes."""
+        """Drop the older half of the recent messages, again until the limits on their number and bytes are kept."""
         ring = self._ring
         while len(ring) > self._ring_max or self._ring_bytes > self._ring_bytes_max:
             cut = (len(ring) + 1) // 2
@@ -169,8 +169,8 @@ class Partition:
         return True
 
     def bring(self, stream: Stream, messages: Sequence[Message], start: int, end: int) -> None:
-        """Hand the listener as many as it can take of its queue's messages among those that were read from offset
-        `start` to before `end`.
+        """Hand the listener its queue's messages, as many as it can take, from those that were read from offset `start`
+        to before `end`.
         """
         window, dispatcher, wants = stream.window, stream.dispatcher, stream.wants
         queue_id = dispatcher.listener.queue_id
@@ -209,8 +209,8 @@ class Partition:
 
 
 def report_messages_gone(partition: int, wanted: int, begins: int) -> None:
-    """Log a warning that Kafka has deleted records that this worker wanted to read: those from offset `wanted` to
-    before `begins`.
+    """Log a warning that Kafka has deleted records that this worker wanted to read, from offset `wanted` to before
+    `begins`.
     """
     log.warning("worker.messages_gone partition=%d wanted=%d begins=%d", partition, wanted, begins)
 

@@ -67,8 +67,8 @@ class TailLoop:
                 partition.feed(messages(read[number]))
 
     def _pass_over(self, damage: LogDamaged) -> None:
-        """Continue after unreadable records. A reader of older messages reads them once more, and parks the listeners'
-        deliveries of these records if they are still unreadable.
+        """Continue after unreadable records. A reader of older messages tries to read these records once more, and
+        parks the listeners' deliveries of these records if they are still unreadable.
         """
         partition = self._roster.assignment.partitions.get(damage.partition)
         if partition is not None:
