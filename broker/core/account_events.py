@@ -92,8 +92,8 @@ class AccountSessionsEnded(AccountEvent, frozen=True, kw_only=True, tag="account
 class AccountBlocked(AccountEvent, frozen=True, kw_only=True, tag="account.blocked"):
     """The event that an account was blocked.
 
-    Its sessions end, and no new session can begin until it is unblocked. Open invitations that the account created also
-    end. The account's memberships stay, and so do the API keys that it created.
+    The account's sessions end, and no new session can begin until the account is unblocked. Open invitations that the
+    account created also end. The account's memberships stay, and so do the API keys that it created.
     """
 
 
@@ -176,8 +176,8 @@ class InvitationCreated(InvitationEvent, frozen=True, kw_only=True, tag="invitat
     """The event that a person was invited to an organization.
 
     No event holds the invitation's token: `token_sha256` is its SHA-256 in hex. The token is invalid from
-    `expires_at_ms` on. `email` is the address that was invited, but any account can accept the invitation with
-    the token. This account gets the role `role` (roles.py).
+    `expires_at_ms` on. `email` is the address that was invited, but any account can accept the invitation with the
+    token. The account that accepts the invitation gets the role `role` (roles.py).
     """
 
     email: str
@@ -218,8 +218,8 @@ class KeyCreated(Event, frozen=True, kw_only=True, tag="key.created"):
     """The event that an API key was created.
 
     No event holds the key: `secret_sha256` is its SHA-256 in hex, and `prefix` its first characters. The key is
-    restricted to the queues in `queue_ids`; None means all queues. It is invalid from `expires_at_ms` on; None means
-    that it does not expire.
+    restricted to the queues in `queue_ids`; None means all queues. The key is invalid from `expires_at_ms` on; None
+    means that it does not expire.
     """
 
     key_id: str

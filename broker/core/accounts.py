@@ -37,7 +37,7 @@ class Account:
     subject); None without a provider. An empty `password_hash` fits no password.
 
     A blocked account has no session and gets none. A temporary password opens only one session, before
-    `one_time_until_ms`. That field is None for an ordinary password, and 0 after the temporary password was used.
+    `one_time_until_ms`. This time is None for an ordinary password, and 0 after the temporary password was used.
     """
 
     id: str

@@ -287,8 +287,8 @@ def steps(triggers: Mapping[Kind, Trigger], now: Mapping[Kind, Reading], at_ms: 
 
 @dataclass(slots=True)
 class Episode:
-    """The newest occurrence of an alert, computed from the events of the log. It is open from AlertRaised to
-    AlertCleared.
+    """The newest occurrence of an alert, computed from the events of the log. The occurrence is open from AlertRaised
+    to AlertCleared.
 
     `latest` is the newest event of this occurrence. `told` is True if Everput has put the message about this event on
     the queue `everput.alerts`, or if no such message is wanted.

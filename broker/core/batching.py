@@ -84,7 +84,7 @@ def fills(batch: Batch, messages: Iterable[tuple[int, int]]) -> bool:
 
 
 def batch_id(message_ids: Iterable[bytes]) -> bytes:
-    """Return the `webhook-id` of a batch. It depends only on the messages' ids and their order."""
+    """Return the `webhook-id` of a batch. The id depends only on the ids of the messages and their order."""
     return b"batch_" + hashlib.sha256(b",".join(message_ids)).hexdigest()[:_ID_DIGITS].encode()
 
 

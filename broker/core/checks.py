@@ -170,8 +170,8 @@ class ReadableChecks(Checks):
 
 
 class ControlChecks(Checks):
-    """The checks of `everput verify` for the topic `control`. They apply its events in order. For example, an event
-    about a queue must come after the event that created the queue.
+    """The checks of `everput verify` for the topic `control`. The checks apply the events of `control` in order. For
+    example, an event about a queue must come after the event that created the queue.
 
     `receivers` maps the id of each listener and replay to its queue. `named` has, for each partition of `messages`, the
     highest offset that an event names, and the listener or replay of this event.

@@ -36,8 +36,8 @@ class Circuit:
     """The circuit breaker of one listener. While it is open, no attempt begins, and the listener gets only probes.
 
     `allowance` limits the attempts in flight; None means no limit. `down_since_ms` is the time at which the listener
-    went down; 0 if it is not down. A successful probe does not change this time. It becomes 0 when, after the probe, an
-    attempt ends without a fault of the listener.
+    went down; 0 if it is not down. A successful probe does not change this time. `down_since_ms` becomes 0 when, after
+    the probe, an attempt ends without a fault of the listener.
     """
 
     __slots__ = ("allowance", "down_since_ms", "faults", "probe_at_ms", "relapses", "state")

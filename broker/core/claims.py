@@ -83,9 +83,9 @@ def has_room(mine: int, all_of_them: int, *, claims_max: int = CLAIMS_MAX, few: 
 
 
 class _Owners:
-    """A counter of each organization's claims of Idempotency-Keys. It gives each organization a small integer, which
-    the index of claims stores instead of the organization's id. When an organization has no more claims, its integer
-    can be given to another organization.
+    """A counter of each organization's claims of Idempotency-Keys. The counter gives each organization a small integer,
+    which the index of claims stores instead of the organization's id. When an organization has no more claims, its
+    integer can be given to another organization.
     """
 
     def __init__(self) -> None:

@@ -109,7 +109,7 @@ class Listener:
 class Queue:
     """A queue, with its listeners in the order of their creation.
 
-    `version` is 1 at first. It increases when the queue's name or alert thresholds change, and when a listener of the
+    `version` begins at 1, and increases when the queue's name or alert thresholds change, and when a listener of the
     queue is created, renamed or deleted. `alerts` holds the thresholds for alerts about the queue's listeners; None
     means the defaults.
     """

@@ -115,8 +115,8 @@ class Gate:
     """The number of attempts that a worker's slow and failing listeners together may start in one tick (50 ms).
 
     The number falls by 30 %, but not below GATE_LEAST, after a tick in which the event loop was late by more than
-    LATE_S on average. It also falls if the worker waited for a processor for more than the fraction WAITED_MAX of the
-    tick. After any other tick, the number grows by one, up to GATE_MOST.
+    LATE_S on average. The number also falls if the worker waited for a processor for more than the fraction WAITED_MAX
+    of the tick. After any other tick, the number grows by one, up to GATE_MOST.
     """
 
     __slots__ = ("_exact",)

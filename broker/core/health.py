@@ -42,10 +42,10 @@ class Health(StrEnum):
 class Facts:
     """The facts about a listener's deliveries from which its health is computed.
 
-    `down` becomes False when the liveness_url answers 2xx, even if attempts still fail. It can become True again when
-    the liveness_url no longer answers 2xx. `accepted` and `refused` count the attempts of the last MINUTES minutes.
-    `error` is the error or HTTP status of one of the latest failed attempts. It is None if none is known, and usually
-    also if a later attempt was accepted.
+    `down` becomes False when the liveness_url answers 2xx, even if attempts still fail. `down` can become True again
+    when the liveness_url no longer answers 2xx. `accepted` and `refused` count the attempts of the last MINUTES
+    minutes. `error` is the error or HTTP status of one of the latest failed attempts. `error` is None if no failed
+    attempt is known, and usually also if a later attempt was accepted.
     """
 
     down: bool = False

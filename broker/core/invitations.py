@@ -15,7 +15,7 @@ from broker.core import events as ev
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invitation:
-    """An invitation to an organization, which is neither accepted nor revoked. It may have expired.
+    """An invitation to an organization, which is neither accepted nor revoked. The invitation may have expired.
 
     The invitation's token makes one account a member. Only the SHA-256 of the token is stored. `email` is the invited
     address, and `role` the role of the new member.

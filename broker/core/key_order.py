@@ -130,8 +130,8 @@ class ArrivingOffsets(Generic[K]):
         return offsets[0] if offsets else None
 
     def forget(self, concerns: Callable[[K], bool]) -> list[K]:
-        """Remove and return the keys for which `concerns` returns true. Their deliveries will not arrive in the topic
-        `outstanding`.
+        """Remove and return the keys for which `concerns` returns true. The deliveries of these keys will not arrive in
+        the topic `outstanding`.
         """
         gone = [key for key in self._offsets if concerns(key)]
         for key in gone:

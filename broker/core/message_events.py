@@ -73,7 +73,7 @@ class MessageUpdated(MessageChange, frozen=True, kw_only=True, tag="message.upda
 
 
 class MessageDeleted(MessageChange, frozen=True, kw_only=True, tag="message.deleted"):
-    """The event that a message was deleted. Its deliveries that wait for an attempt or are parked are cancelled."""
+    """The event that a message was deleted. The message's waiting and parked deliveries are cancelled."""
 
     urgent: ClassVar[bool] = True
 

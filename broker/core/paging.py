@@ -40,8 +40,8 @@ def newest(chunks: Sequence[Chunk[T]], limit: int, *, bytes_max: int | None = No
     """Return a page of a queue's newest messages, newest first, and a list with one offset for each partition. The next
     page has the older messages: those before these offsets. `chunks` has one chunk for each partition.
 
-    The page has at most `limit` messages. It ends before a message if another partition may have a newer message that
-    is not in the chunks. The messages have at most `bytes_max` bytes together, except for a single larger message.
+    The page has at most `limit` messages. The page ends before a message if another partition may have a newer message
+    that is not in the chunks. The messages have at most `bytes_max` bytes together, except for a single larger message.
     """
     unread = [chunk for chunk in chunks if chunk.start > chunk.begin]
     floor_ms = max((chunk.oldest_at_ms for chunk in unread if chunk.oldest_at_ms is not None), default=None)

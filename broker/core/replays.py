@@ -26,8 +26,8 @@ ENDED_MAX: Final = 1_000
 class Replay:
     """A replay: a range of a queue's messages that is delivered again, to the listener or to another URL.
 
-    `only` says which messages it delivers: `all`, `failed` or `undelivered`. Their offsets are in the range from
-    `start_offsets` to before `end_offsets`. If `picked` is None, the replay delivers all messages of this range.
+    `only` says which messages it delivers: `all`, `failed` or `undelivered`. The messages are in the range of offsets
+    from `start_offsets` to before `end_offsets`. If `picked` is None, the replay delivers all messages of this range.
     Otherwise, it delivers three groups: those at the offsets in `picked`, those below `before_offsets`, and those from
     `after_offsets` on.
     """

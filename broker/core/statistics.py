@@ -189,7 +189,7 @@ class Totals:
 
     def counted(self, at_ms: int, after: int) -> StatisticsCounted:
         """Return the event that stores these counts in the topic `statistics`. This process has read all records of
-        that topic before the offset `after`.
+        `statistics` before the offset `after`.
         """
         ranges = tuple(
             (lane.topic, lane.partition, self.begins.get(lane, Position(0)).offset, end.offset, end.minute)
@@ -204,8 +204,8 @@ class Totals:
 def answer_name(status: int | None, error: str | None) -> str:
     """Return the name under which a failed attempt is counted: its HTTP status, or its error if there was no answer.
 
-    The name is the error, too, if a 2xx answer to a batch rejected the message. It is `other` for an unusual status or
-    a long error.
+    The name is the error, too, if a 2xx answer to a batch rejected the message. The name is `other` for an unusual
+    status or a long error.
     """
     if status is not None and not (taken(status) and error):
         return str(status) if status in _STATUSES else "other"
@@ -353,8 +353,8 @@ def _backwards(now: int, growths: Sequence[int]) -> list[int]:
     """Return how many deliveries waited at the end of each step of time, oldest step first. `now` is how many wait now.
     The earlier numbers are calculated backwards from `now`.
 
-    `growths` says by how many deliveries the number grew in each step. It has one more item at its end: the growth from
-    the end of the last step until now.
+    `growths` says by how many deliveries the number grew in each step. The last item of `growths` is additional: the
+    growth from the end of the last step until now.
     """
     found, waiting = [], now
     for growth in reversed(growths[1:]):

@@ -111,8 +111,8 @@ class Assignment:
         self.loops = {self._shared.run(loop()) for loop in loops}
 
     async def pause(self) -> None:
-        """Cancel the loops that serve the assigned partitions, and wait until they have ended. This ends no attempt,
-        and attempts can still begin.
+        """Cancel the loops that serve the assigned partitions, and wait until the loops have ended. Attempts in flight
+        continue, and attempts can still begin.
         """
         for task in self.loops:
             task.cancel()

@@ -190,8 +190,8 @@ class Changes:
     async def _doubt(self, partition: int, end: int, changes_end: int) -> tuple[int, int]:
         """Read the newest event that a worker has written to the topic `deliveries`, and return two offsets.
 
-        The former owner may have sent messages below the first offset without storing the results. It may have applied
-        updates and deletions below the second offset, which is an offset of the topic `changes`.
+        The former owner may have sent messages below the first offset without storing the results. The former owner may
+        have applied updates and deletions below the second offset, which is an offset of the topic `changes`.
         """
         if end == 0:
             return 0, 0

@@ -110,8 +110,8 @@ class DeliveryQueue:
         return idle + self.keys.restart([key for key in kept if key is not None])
 
     def drop(self, deliveries: Iterable[Delivery]) -> None:
-        """Drop these deliveries, which must be all that the listener has in one partition. They no longer block their
-        ordering keys.
+        """Drop these deliveries, which must be all that the listener has in one partition. The dropped deliveries no
+        longer block their ordering keys.
         """
         for delivery in deliveries:
             if delivery.first_of_key and (key := message_of(delivery).key) is not None:

@@ -131,8 +131,8 @@ class Dispatcher:
         return stream
 
     def accept(self, delivery: Delivery, message: Message) -> None:
-        """Take a message into memory. It is sent when its ordering key, its `deliver_at` and the listener's limits
-        allow. If Kafka will soon delete the message, do not send it now: move its delivery to the topic `outstanding`.
+        """Take a message into memory. The message is sent when its ordering key, its `deliver_at` and the listener's
+        limits allow. If Kafka will soon delete the message, move its delivery to the topic `outstanding` instead.
         """
         delivery.message = message
         delivery.state = READY

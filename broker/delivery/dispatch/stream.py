@@ -220,7 +220,9 @@ class Stream:
 
     @property
     def retrying(self) -> int:
-        """The number of unfinished deliveries that have failed at least once. Those in `outstanding` do not count."""
+        """The number of unfinished deliveries that have failed at least once. Deliveries in the topic `outstanding` are
+        left out.
+        """
         attempts = self._attempts_made(self.window.opened())
         return len(attempts) - attempts.count(0)
 

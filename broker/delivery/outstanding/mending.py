@@ -20,8 +20,8 @@ from broker.errors import LogUnavailable
 
 
 class Mending:
-    """The parked deliveries of a worker whose messages are in an unreadable part of the log. They wait until this part
-    is readable again, or is given up as lost.
+    """The parked deliveries of a worker whose messages are in an unreadable part of the log. The deliveries wait until
+    this part is readable again, or is given up as lost.
     """
 
     def __init__(

@@ -338,8 +338,8 @@ class Outstanding:
                 raise
 
     def returned(self, delivery: Delivery) -> None:
-        """Schedule a delivery that came from the topic `outstanding` and could not be attempted now. It is attempted as
-        soon as the listener can take it, unless only a cancelled redrive made it due.
+        """Schedule a delivery that came from the topic `outstanding` and could not be attempted now. The delivery is
+        attempted as soon as the listener can take it, unless only a cancelled redrive made it due.
         """
         if delivery.entry is not None:
             self._due.put_back(delivery.entry)

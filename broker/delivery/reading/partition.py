@@ -139,7 +139,7 @@ class Partition:
         return dispatcher in self._placed
 
     def feeds(self, dispatcher: Dispatching) -> bool:
-        """Return whether new messages are handed to the listener as soon as they are read. They are not if older
+        """Return whether new messages are handed to the listener as soon as they are read. Return False if older
         messages must be searched for the listener first, or if the listener is a replay.
         """
         return dispatcher in self._fed.get(dispatcher.listener.queue_id, {})
