@@ -235,8 +235,8 @@ class Trigger:
         return self.open or self._level is Level.HIGH
 
     def agrees(self, recorded: Trigger) -> bool:
-        """Return whether the log's record of the alert agrees with this state: the newest beginning has the same time,
-        and the alert is open in both or in neither.
+        """Return whether this state of the alert and the state recorded in the log are equal: both have the same time
+        of the newest beginning, and both are open or both are not.
         """
         return (self.open, self.begun_at_ms) == (recorded.open, recorded.begun_at_ms)
 

@@ -79,9 +79,9 @@ class PageToken(NamedTuple):
     checksum: int | None = None
 
     def is_of(self, partitions: Iterable[tuple[int, int]]) -> bool:
-        """Return whether the token belongs to a request that reads these partitions, each given by its topic's position
-        in the order of topics and by its number. A token of an older version is compared by the number of partitions
-        only.
+        """Return whether the token belongs to a request that reads these partitions. Each partition is given as (its
+        topic's position in the order of topics, its number). A token of an older version is compared by the number of
+        partitions only.
         """
         places = list(partitions)
         return len(self.lanes) == len(places) and self.checksum in (None, _checksum(places))

@@ -302,9 +302,9 @@ class Checkpoints:
                 cursors[listener_id] = idle
 
     def _may_wait(self, dispatcher: Dispatching, at_s: float) -> bool:
-        """Return whether this checkpoint may leave out a listener: one that is slow or failing, has a recent commit,
-        few results of attempts to be written, and no urgent change. The final checkpoint before a hand-over leaves out
-        none.
+        """Return whether this checkpoint may leave out the listener. The listener must be slow or failing, with a
+        recent commit, few results of attempts to be written, and no urgent change. The final checkpoint before a
+        hand-over leaves out no listener.
         """
         if self._hurried or not dispatcher.limits.low_priority:
             return False

@@ -119,8 +119,8 @@ class Limits:
         self._judge()
 
     def timed_out(self, took_ms: int) -> None:
-        """Record an attempt that got no answer in time. The average counts it like an answer after `took_ms`, unless
-        the listener is new (no answer below status 500 yet, or none since it was last down).
+        """Record an attempt that got no answer in time. The average includes the attempt like an answer after
+        `took_ms`. For a new listener (no answer below status 500 yet, or none since it was last down), do nothing.
         """
         if not self.new:
             self.took(took_ms)
@@ -146,8 +146,8 @@ class Limits:
         return self.took_ms is None
 
     def held_back(self, busy: int) -> bool:
-        """Return whether the listener can't use more of the worker's attempts. The reason may be that it is down, has
-        asked for a pause, is at its rate limit, or has as many attempts in flight as it can handle.
+        """Return whether the listener can't use more of the worker's attempts. The reason may be that the listener is
+        down, has asked for a pause, is at its rate limit, or has as many attempts in flight as it can handle.
         """
         return (
             self._circuit.state is State.OPEN or self._pushed_back_until_ms > 0 or self._too_early or busy >= self.able
@@ -155,8 +155,8 @@ class Limits:
 
     def let_wait(self, busy: int) -> bool:
         """Return whether no attempt for the listener can start soon: it is down, it has asked for a pause with
-        `Retry-After`, or it is new (no answer below status 500 yet, or none since it was last down) and has all
-        attempts in flight that a new listener may have.
+        `Retry-After`, or it is new and has all attempts in flight that a new listener may have. A new listener has sent
+        no answer below status 500 yet, or none since it was last down.
         """
         return self._circuit.state is State.OPEN or self._pushed_back_until_ms > 0 or (self.new and busy >= self.able)
 

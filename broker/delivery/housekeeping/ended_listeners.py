@@ -40,8 +40,9 @@ class Outstanding(Protocol):
 
 
 class EndedListeners:
-    """The deletion of the data that deleted listeners and ended replays have left: their deliveries in the worker's
-    partitions and, if the worker owns partition 0, their committed offsets.
+    """The deletion of the data that deleted listeners and ended replays have left. This data is their deliveries in the
+    worker's partitions, and their committed offsets. Only the worker that owns partition 0 deletes the committed
+    offsets.
     """
 
     def __init__(
@@ -84,9 +85,9 @@ class EndedListeners:
                 self.look()
 
     async def clear(self) -> bool:
-        """Delete the data that deleted listeners and ended replays have left: their stored deliveries in the worker's
-        partitions and, if the worker owns partition 0, their committed offsets. Return whether there were such
-        committed offsets, even if their deletion has failed and must be tried again.
+        """Delete the stored deliveries that deleted listeners and ended replays have left in the worker's partitions.
+        If the worker owns partition 0, also delete their committed offsets. Return whether there were such committed
+        offsets, even if their deletion has failed and must be tried again.
 
         Raises LogUnavailable if Kafka does not answer, and ViewBehind if this process has not read the topic `control`
         to its end. Delete nothing if `control` has an event that only a newer version of Everput can read.

@@ -293,9 +293,9 @@ class OutstandingIndex:
         return self._put_ms("SELECT message FROM entries WHERE partition = ? ORDER BY message LIMIT 1", (partition,))
 
     def oldest_bare_put_ms(self, partition: int) -> int | None:
-        """Return the time of the put of the oldest message of a partition whose data is only in the topic `messages`,
-        because its record in `outstanding` has no copy. Return None if there is no such message, and 0 if a row stands
-        for a range of unreadable messages.
+        """Return the time of the put of the oldest message whose record in this partition of `outstanding` has no copy
+        of the message. The message's data is only in the topic `messages`. Return None if there is no such message, and
+        0 if a row stands for a range of unreadable messages.
         """
         if self._rows_of(f"SELECT 1 FROM entries WHERE {_DAMAGED} LIMIT 1", (partition,)):
             return 0

@@ -289,9 +289,9 @@ class Outstanding:
         return self._index.oldest_put_ms(partition)
 
     def oldest_bare_put_ms(self, partition: int) -> int | None:
-        """Return when the oldest message of a partition was put whose data is only in the topic `messages`, because its
-        record in `outstanding` has no copy. Return None if there is no such message, and 0 if one delivery stands for a
-        range of unreadable messages.
+        """Return when the oldest message was put whose record in this partition of `outstanding` has no copy of the
+        message. The message's data is only in the topic `messages`. Return None if there is no such message, and 0 if
+        one delivery stands for a range of unreadable messages.
         """
         return self._index.oldest_bare_put_ms(partition)
 
