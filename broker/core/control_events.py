@@ -172,8 +172,8 @@ class ListenerRedriven(Event, frozen=True, kw_only=True, tag="listener.redriven"
     """The event of a redrive: a listener's retrying and parked deliveries are due now, and get all their attempts and
     time again.
 
-    With `message_ids`, the redrive concerns only the deliveries of these messages; without, it concerns all that are
-    retrying or parked.
+    With `message_ids`, the redrive concerns only the deliveries of these messages. Without `message_ids`, it concerns
+    all retrying and parked deliveries of the listener.
     """
 
     listener_id: str

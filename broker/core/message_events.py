@@ -97,8 +97,8 @@ class ChangeApplied(Event, frozen=True, kw_only=True, tag="change.applied"):
 class PartitionTakenOver(Event, frozen=True, kw_only=True, tag="partition.taken_over"):
     """The event which says that a worker owns a partition, and may send the partition's messages from now on.
 
-    The worker owns the partition until the next event of this kind for the partition, or the event of its hand-over,
-    unless the worker crashes.
+    The worker owns the partition until the next event of this kind for the partition, or the event of its hand-over. A
+    worker that crashes writes no hand-over.
     """
 
     partition: int

@@ -47,8 +47,8 @@ class Fence:
         self._ask, self._asked_at = _handed_over, float("-inf")
 
     async def confirm(self) -> None:
-        """Ask Kafka now whether this worker still owns its partitions. Raises LogUnavailable if it does not, or if
-        Kafka does not answer.
+        """Ask Kafka now whether this worker still owns its partitions. Raises LogUnavailable if the worker does not, or
+        if Kafka does not answer.
         """
         asked_at, ask = self._monotonic(), self._ask
         try:

@@ -158,8 +158,8 @@ class Worker:
                 dispatcher.close()
 
     def lag(self, listener_id: str) -> int | None:
-        """Estimate how many messages wait for a listener in all partitions, without those in the topic `outstanding`.
-        Return None if this worker does not serve the listener, or owns no partitions.
+        """Estimate how many messages wait for a listener in all partitions, without messages in the topic
+        `outstanding`. Return None if this worker does not serve the listener, or owns no partitions.
 
         The estimate is based on the partitions of this worker.
         """

@@ -280,7 +280,7 @@ class Checkpoints:
             cursors.setdefault(listener_id, {})[stream.partition] = self._cursor(stream, partition)
 
     def _collect_changed(self, cursors: dict[str, dict[int, Cursor]], at_s: float) -> None:
-        """Collect the offsets that were passed to changed(), unless their listener can skip this checkpoint. If the
+        """Collect the offsets that were passed to changed(). Leave out listeners that can skip this checkpoint. If the
         listener has a delivery stream there, only mark the stream: its offset is collected with its results.
         """
         for listener_id, numbers in self._outstanding.take_changed().items():

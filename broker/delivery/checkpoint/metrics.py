@@ -133,8 +133,8 @@ def state_of(dispatcher: Dispatcher) -> str:
 
 
 def waiting(dispatcher: Dispatcher, partitions: dict[int, Partition]) -> int:
-    """Return how many messages in the worker's partitions wait for the listener or are being sent to it, without those
-    in the topic `outstanding`.
+    """Return how many messages in the worker's partitions wait for the listener or are being sent to it. Messages in
+    the topic `outstanding` are left out.
 
     In partitions where the listener lags, some records of other queues are counted, too, so the number can be too high.
     New messages that the worker has not read from Kafka yet are not counted.

@@ -105,8 +105,8 @@ class Partition:
                 dispatcher.wake()
 
     def pass_damage(self, stream: Stream, own: Iterable[int], begin: int | None, last: int) -> None:
-        """Mark unreadable records as passed for one listener, so that it continues after them. These are the records at
-        the offsets in `own`, and, unless `begin` is None, all records from `begin` to `last`.
+        """Mark unreadable records as passed for one listener, so that it continues after them. The records at the
+        offsets in `own` are marked. If `begin` is not None, all records from `begin` to `last` are also marked.
         """
         window = stream.window
         reach = stream.dispatcher.listener.reach(self.number, self.tail)
@@ -122,7 +122,8 @@ class Partition:
 
     def place(self, dispatcher: Dispatching) -> None:
         """Record that the listener's committed offset on this partition is loaded. From now on, new messages are handed
-        to the listener, unless older messages must be searched for the listener first, or the listener is a replay.
+        to the listener. Two cases are excepted: older messages must be searched for the listener first, or the listener
+        is a replay.
         """
         self._placed.add(dispatcher)
         stream = dispatcher.streams.get(self.number)
