@@ -291,7 +291,7 @@ async def test_a_sweep_that_a_hand_over_meets_deletes_nothing(rig: Rig):
         return found
 
     cursors.load = load_and_lose
-    with pytest.raises(LogUnavailable, match="handed them over"):
+    with pytest.raises(LogUnavailable, match="their next owner"):
         await sweep(worker)
     assert await begins(rig, "messages") == 0
     assert await find(rig, queue, parked)

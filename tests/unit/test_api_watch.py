@@ -126,7 +126,7 @@ async def test_nobody_is_told_of_another_organization_and_a_key_for_some_queues_
         await api.put(f"/v1/queues/{mine}/messages", json={"data": "x"})
         assert (await narrowed.next())["changes"] == [{"kind": "message", "queue_id": mine}]
         own = (await api.bare.put("/v1/queues", json={"name": "own"}, headers=theirs)).json()["queue"]["id"]
-        assert (await stranger.next())["changes"] == [{"kind": "queue", "queue_id": own}]
+        assert await stranger.until("queue") == [{"kind": "queue", "queue_id": own}]
 
 
 async def test_a_client_that_comes_back_gets_what_it_has_missed_and_all_if_that_is_not_known(api: Api):

@@ -16,7 +16,7 @@ SETTINGS = KafkaSettings(bootstrap="kafka:9092")
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"security_protocol": "TLS"}, "use one of PLAINTEXT, SSL"),
+        ({"security_protocol": "TLS"}, "to one of PLAINTEXT, SSL"),
         ({"bootstrap": " , "}, "at least one"),
         ({"security_protocol": "SASL_SSL"}, "needs a SASL mechanism"),
         ({"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "PLAIN"}, "user name and password"),
