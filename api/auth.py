@@ -103,8 +103,9 @@ class ApiKeys:
         return api_key
 
     def _used(self, api_key: ApiKey, text: bytes, request_id: bytes) -> None:
-        """Record in the log that an API key was used, unless its use was recorded within the last half hour. Drop the
-        key from the cache an hour after this call, so that its next use can be recorded.
+        """Record in the log that an API key was used, unless its use was recorded within the last half hour. Only keys
+        that are not in the cache get here. So drop the key from the cache in an hour, so that its next use can be
+        recorded.
         """
         asyncio.get_running_loop().call_later(_USE_NOTED_S, self._hashes.pop, text, None)
         at_ms = now_ms()

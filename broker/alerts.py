@@ -60,7 +60,8 @@ _GONE: Final = "the listener answered 410"
 _BURST: Final = 100.0  # A worker begins at most this many alerts of an organization at once.
 _PER_S: Final = 0.1  # After _BURST alerts at once, a worker begins one alert of an organization per 10 s.
 # In a check, a worker begins or ends at most 100 alerts about the disk or a damaged log; the operator's don't count.
-# Without _SHARED_BURST, alerts about a full disk could begin for all organizations at once, with 2 KiB in Kafka each.
+# This limits the alerts of all organizations together: each takes 2 KiB in Kafka, and a full disk could begin one for
+# each.
 _SHARED_BURST: Final = 100.0
 _SHARED_PER_S: Final = _SHARED_BURST / LOOK_S
 _ORGANIZATIONS_AT_ONCE: Final = 500  # After checking this many organizations, yield.

@@ -30,7 +30,7 @@ from everput.client import AGAIN
 
 GIVE_UP_AFTER_S: Final = 30.0
 
-# In a table, the state of a listener is its health, as in `everput status` and in the console.
+# Tables show the field `health` of a listener as its state, like `everput status` and the console.
 # The field `state` of a listener says whether its circuit breaker is open, so tables call it `circuit`.
 _LISTENER_NAMES: Final = {"health": "state", "state": "circuit"}
 

@@ -16,7 +16,7 @@ import orjson
 
 from broker.core.events import Batch
 
-# The error of a message that a listener rejects in a 2xx answer to a batch, by the answer's list `failed`.
+# The error of a message that the listener's 2xx answer to a batch names in the list `failed`.
 FAILED_IN_BATCH: Final = "failed-in-batch"
 _ID_DIGITS: Final = 32
 _HALVINGS_MAX: Final = 10  # ten halvings reduce a limit of 1,000 messages per batch to one

@@ -303,10 +303,8 @@ class MessageChecks(Checks):
         return index < len(offsets) and offsets[index] == offset
 
     def is_at(self, offset: int, message_id: str) -> bool:
-        """Return whether this message is at this offset.
-
-        Return True for a damaged offset and for an offset before `begin`: these offsets can't be checked, and count as
-        correct. Return False for an offset that was not read yet.
+        """Return whether the first copy of this message was read at this offset. Return True for an offset that can't
+        be checked, because it is damaged or before `begin`. Return False for an offset that was not read yet.
         """
         return self._unread(offset) or self.place(message_id) == offset
 

@@ -179,7 +179,8 @@ class AnswersKept(Event, frozen=True, kw_only=True, tag="answers.kept"):
 class ListenerTested(Event, frozen=True, kw_only=True, tag="listener.tested"):
     """The event that stores the result of one listener test, in the topic `deliveries`.
 
-    `message_id` is the id of the test message, which is not stored. `answers` is empty if there was no answer.
+    `message_id` is the id of the test message. The message itself is not stored. `answers` is empty if there was no
+    answer.
     """
 
     listener_id: str

@@ -207,7 +207,7 @@ class Roster:
         self.unusable.discard(listener.id)
         try:
             opened = self._opened(listener, dispatcher)
-        # If a listener's secrets or headers can't be decrypted, only the delivery to this listener stops.
+        # If a listener's secrets or headers can't be decrypted while the worker runs, only its own delivery stops.
         except (BrokerError, ValueError):
             log.exception("listener.secret_unusable listener=%s", listener.id)
             self.unusable.add(listener.id)

@@ -207,7 +207,7 @@ class Tuning:
     prune_s: float = 10.0
     # If a worker holds more updates and deletions in memory than this (about 200 MB), it logs a warning.
     changes_many: int = 1_000_000
-    # If Kafka does not return an update of a message, the worker tries to read it again after this time.
+    # If Kafka does not answer when the worker reads an update of a message, the worker reads it again after this time.
     change_pause_s: float = 0.2
     texts_max: int = 16  # A worker caches the data of at most this many updated messages, for all listeners together.
 

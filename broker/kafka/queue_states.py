@@ -154,10 +154,8 @@ class KafkaQueueStates:
 
 
 class _Candidates(NamedTuple):
-    """The offsets of a partition at which a message may have a delivery in a certain state.
-
-    `offsets` holds such offsets in ascending order. All offsets from `tail` on are such offsets, too. If `tail` is
-    None, only those in `offsets` are.
+    """The offsets of a partition at which messages may have a delivery in a certain state: those in `offsets`
+    (ascending), and all from `tail` on. If `tail` is None, only those in `offsets`.
     """
 
     offsets: Sequence[int]

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 SOURCES: Final = ("messages", "deliveries")
 ROWS_MAX: Final = 2_000  # rows before a write to Kafka
-# Usually, the counts of a minute are written 5 s after the minute or later, because some records arrive late.
+# Usually, a minute's counts are written at the earliest 5 s after its end, because some records arrive late.
 _WAIT_S: Final = 5.0
 _READ_BYTES: Final = 1 << 20
 # Faust may lose records that it has read. So the records not counted yet are read again at this interval (s).

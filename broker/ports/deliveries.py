@@ -62,7 +62,7 @@ class DeliveryState:
 
 
 class PlacedMessage(NamedTuple):
-    """A message, and its position in the topic `messages`."""
+    """The id of a message, its position in the topic `messages`, and the time of its put."""
 
     message_id: str
     partition: int

@@ -34,7 +34,7 @@ from cli.groups import examples
 from cli.options import Options, shared_options
 from cli.printing import say
 
-_RECORD_BYTES: Final = 8  # A Kafka record takes about this many bytes in addition to its value, or more.
+_RECORD_BYTES: Final = 8  # A Kafka record takes at least about this many bytes more than its value.
 # This regular expression takes linear time on any input, because a `/`, `:` or `-` separates its repetitions.
 _RANGE: Final = re.compile(r"([a-z]+)/(\d{1,4}):(\d{1,19})(?:-(\d{1,19}))?", re.ASCII)
 

@@ -165,8 +165,8 @@ def _end(url: str, key: str, served: Mapping[str, _Place], temporary: Container[
 
 
 async def _show_secret(url: str, key: str, place: _Place, listener_id: str) -> None:
-    """Show the secret that signs the requests to a listener, so that the local program can verify them. Show nothing if
-    the API refuses or does not answer.
+    """Print the secret that signs a listener's requests, for the program on this machine that gets them. Print nothing
+    if the API refuses or does not answer.
     """
     with contextlib.suppress(everput.EverputError):
         async with everput.AsyncClient(url, key, give_up_after_s=GIVE_UP_AFTER_S) as client:

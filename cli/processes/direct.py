@@ -48,9 +48,8 @@ class _NoEvent:
 
 
 class DirectCycle(DirectPut):
-    """A put that is answered without ASGI, with the attributes that uvicorn reads from a running request.
-
-    `answer` is the status line with the headers. It is set when the answer is known. `content` is the answer's body.
+    """A put that the protocol answers itself, without ASGI. It has the attributes that uvicorn reads from a running
+    request. `answer` is the head of the HTTP answer, and None until it is known. `content` is its body.
     """
 
     __slots__ = (

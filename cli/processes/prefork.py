@@ -33,8 +33,8 @@ _FIRST_DESCRIPTOR: Final = 3  # after stdin, stdout and stderr
 
 
 class ForkedProcess:
-    """A child process that this process did not start with asyncio. It has the methods of asyncio.subprocess.Process
-    that cli/processes/children.py needs.
+    """A child process that another process forked. It has the methods of asyncio.subprocess.Process that
+    cli/processes/children.py needs.
 
     Construct it in the running event loop.
     """

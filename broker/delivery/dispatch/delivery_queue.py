@@ -73,8 +73,8 @@ class DeliveryQueue:
     # Ordering keys
 
     def first_ended(self, delivery: Delivery, key: str) -> None:
-        """Make the next delivery of an ordering key ready, ahead of all others, because the delivery before it has
-        ended or has left memory.
+        """Make the next delivery of an ordering key ready, before all ready deliveries to the listener. Call this when
+        the key's current delivery has ended or left memory.
         """
         delivery.first_of_key = False
         self.leaving_first.discard(delivery)

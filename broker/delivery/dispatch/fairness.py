@@ -64,8 +64,8 @@ class Sockets:
 
     @property
     def used_up(self) -> bool:
-        """Whether the worker has no socket for another connection. An attempt that finds no idle connection then waits,
-        which does not count as a failure of the listener.
+        """Whether the worker has as many connections open as it may. An attempt without an idle connection then waits,
+        which is not a failure of the listener.
         """
         return self.open >= self._most
 

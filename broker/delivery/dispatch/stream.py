@@ -176,7 +176,7 @@ class Stream:
         self.pressing = False
         self.requested = False  # waits for a catch-up reader
         self.fetch_bytes = dispatcher.tuning.fetch_bytes_first  # bytes of the next catch-up read
-        # Unfinished deliveries below this offset move to `outstanding`, because Kafka will soon delete their messages.
+        # Unfinished deliveries below this offset move to `outstanding`: Kafka will soon delete their messages. 0: none.
         self.set_aside_below = 0
         self.from_outstanding: set[Delivery] = set()  # deliveries taken back from `outstanding`
         replay = dispatcher.listener.replay

@@ -101,7 +101,8 @@ class Retention:
             return
         await self._view.caught_up()
         # Stop if the topic `control` has an event that only a newer version of Everput can read.
-        # The newer version may have created listeners that this process does not know.
+        # Delete nothing: the newer version may have created listeners that need the messages, and that this process
+        # can't know.
         if not self._view.complete:
             return
         listeners = list(self._view.state.listeners.values())

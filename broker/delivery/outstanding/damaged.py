@@ -61,8 +61,8 @@ class DamagedDeliveries:
         return list(events)
 
     async def park_again(self, entry: OutstandingEntry) -> None:
-        """Park a delivery whose message can't be read: it gets no more attempts until a client redrives it, or until
-        the message can be read again. Raises LogUnavailable if Kafka does not answer.
+        """Park a delivery whose message can't be read. It is attempted again only after a redrive, or after `everput
+        mend` has restored the message. Raises LogUnavailable if Kafka does not answer.
         """
         dispatcher = self._dispatchers.get(entry.listener_id)
         if dispatcher is None:

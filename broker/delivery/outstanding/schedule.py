@@ -64,21 +64,22 @@ class Outstanding:
         self._count = count
         self._topic = topic
         self._records = OutstandingRecords(topic, requests, messages_topic, deliveries_topic, tuning)
-        self._partitions = partitions
         self._dispatchers = dispatchers
         self._index = OutstandingIndex(tuning.index_cache_kib)
         self._owned: set[int] = set()
         # By ordering key: deliveries being written to `outstanding`. Later deliveries of the key wait for them.
         self._coming: ArrivingOffsets[KeyQueue] = ArrivingOffsets()
         self._redrives = Redrives(self._index, self._owned, tuning)
-        of_due = self._coming, self._redrives, partitions, dispatchers
-        self._due = due = Due(self._index, *of_due, self._message_of, tuning)
+        self._due = due = Due(
+            self._index, self._coming, self._redrives, partitions, dispatchers, self._message_of, tuning
+        )
         self.pause = due.pause
         self._sync = IndexSync(self._index, self._records, topic, requests, due, tuning)
         self.notes = self._sync.notes
         self._settled: dict[int, list[tuple[bytes, bytes | None]]] = {}
-        owned = self._owned, dispatchers
-        self._damaged = DamagedDeliveries(topic, self._records, *owned, self._enter, due.remove, assure, tuning)
+        self._damaged = DamagedDeliveries(
+            topic, self._records, self._owned, dispatchers, self._enter, due.remove, assure, tuning
+        )
         mending = Mending(self._index, due, self._owned, self._damaged.park_again, self.cancel, tuning)
         self.review = mending.review
 
@@ -283,8 +284,8 @@ class Outstanding:
         return self._index.has_message(partition, message_id)
 
     def oldest_put_ms(self, partition: int) -> int | None:
-        """Return when the oldest message that has a delivery in this partition of `outstanding` was put. Return None if
-        there is no delivery, and 0 if one delivery stands for a range of unreadable messages.
+        """Return the put time of the oldest message that has a delivery in this partition of `outstanding`. Return None
+        if there is no delivery, and 0 if one delivery stands for a range of unreadable messages.
         """
         return self._index.oldest_put_ms(partition)
 

@@ -121,9 +121,8 @@ class Partition:
         note_caught_up(stream)
 
     def place(self, dispatcher: Dispatching) -> None:
-        """Record that the listener's committed offset on this partition is loaded. From now on, new messages are handed
-        to the listener. Two cases are excepted: older messages must be searched for the listener first, or the listener
-        is a replay.
+        """Record that the listener's committed offset on this partition is loaded. From now on, the listener gets new
+        messages. A replay gets none. A listener that still needs older messages gets new ones later.
         """
         self._placed.add(dispatcher)
         stream = dispatcher.streams.get(self.number)

@@ -24,8 +24,8 @@ _TIME: Final = struct.Struct(">qi")
 class WrongIndex(NamedTuple):
     """An index file of Kafka that contradicts the record batches of its segment.
 
-    `offset` is the first offset for which the index has a wrong entry. If the only fault is that the index ends too
-    early, `offset` is the segment's first offset.
+    `offset` is the offset of the first wrong entry, or the segment's first offset if only entries at the end are
+    missing.
     """
 
     topic: str

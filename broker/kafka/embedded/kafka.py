@@ -23,9 +23,9 @@ from broker.errors import ConfigurationError
 from broker.kafka.embedded import archive, segments
 from broker.kafka.embedded.access import EmbeddedAccess, made_password, password_file
 from broker.kafka.embedded.jars import awaited_jars
-from broker.kafka.embedded.lost import refuse_lost_control
+from broker.kafka.embedded.lost import CONTROL, refuse_lost_control
 from broker.kafka.embedded.process import KafkaProcess, answers
-from broker.kafka.embedded.segments import LostEnd
+from broker.kafka.embedded.segments import DamagedBatch, LostEnd
 from broker.kafka.ports import free_port, is_free
 from broker.kafka.requests import LATEST, KafkaRequests
 from broker.kafka.restore import fill
@@ -272,8 +272,8 @@ def _refuse_to_cut(log_dir: Path) -> None:
         raise ConfigurationError(
             f"{batch.path} is damaged at byte {batch.at} (offset {batch.first} of {name}). Kafka was not stopped "
             "cleanly, so its next start would delete all records of this partition from the damage on. Restore the "
-            "damaged records from an export in DIR: everput mend --export DIR. Without an export, give up all records "
-            f"from the damage on: truncate -s {batch.at} {batch.path}"
+            "damaged records from an export in DIR: everput mend --export DIR. Without an export, "
+            + _without(name, batch)
         )
     for path in segments.lying_indexes(log_dir):
         raise ConfigurationError(
@@ -281,6 +281,18 @@ def _refuse_to_cut(log_dir: Path) -> None:
             "shortened. Kafka would find a wrong end of the partition, and could overwrite records. Look for damage "
             f"with `everput mend`. Then delete the index, which Kafka rebuilds: rm {path}"
         )
+
+
+def _without(partition: str, batch: DamagedBatch) -> str:
+    """Return what to do about a damaged batch without an export. Only records of `control` can be given up by
+    themselves.
+    """
+    if partition.endswith(f"{CONTROL}-0"):
+        return f"give up only these records: everput mend --give-up {CONTROL}/0:{batch.first}-{batch.last}"
+    return (
+        f"give up all records from the damage on: truncate -s {batch.at} {batch.path}, and delete the files of the "
+        "partition's later segments"
+    )
 
 
 def _end_orphan(pid_file: Path, mark: str) -> None:
