@@ -13,7 +13,7 @@ from typing import Final
 from api.buckets import Allowance, Buckets
 from api.problems import Headers, TooManyRequests
 
-EVERYBODY: Final = ""  # the name under which a rate limit counts all clients together
+EVERYBODY: Final = ""  # passed as `whose`, it counts the uses of all clients together
 
 
 class Recent:

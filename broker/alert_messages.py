@@ -33,7 +33,7 @@ from broker.ports import Count, DirectoryView, Log
 log = logging.getLogger(__name__)
 
 # If the first put of an alert's message fails, the worker puts it again when the alert's event is at least 30 s old.
-# After 30 s, Kafka has usually stored or dropped the first put. So a search can tell whether the message is stored.
+# After 30 s, Kafka has nearly always stored or dropped the first put, so a search for the message gives a final answer.
 _SETTLED_MS: Final = 30_000
 # The id of an alert's message contains the event's time, plus all whole 5-minute steps between the event and the put.
 # If the message is put again at least 5 minutes later, it gets another id.

@@ -46,7 +46,7 @@ def kafka_of(options: Options) -> KafkaSettings:
 
 @contextlib.asynccontextmanager
 async def cluster(options: Options) -> AsyncIterator[Cluster]:
-    """Connect to Kafka, and yield it with its topics.
+    """Connect to Kafka, and yield a Cluster: the connected client and the topics.
 
     Raises ConfigurationError if Kafka can't be reached or lacks Everput's topics, or if an import into this Kafka is
     unfinished.

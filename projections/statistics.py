@@ -38,7 +38,8 @@ log = logging.getLogger(__name__)
 
 # If the statistics reader keeps up, it pauses this long after each read: a few large reads take less work.
 _IDLE_S: Final = 2.0
-# If the statistics reader is behind, its pause is twice as long as the read before, because deliveries come first.
+# If the statistics reader is behind, it pauses after each read for this many times the read's time. Deliveries come
+# first.
 _DUTY: Final = 2.0
 # aiokafka's consumer leaves its group after this time without a poll. Everput never polls it, so choose ten years.
 _NEVER_S: Final = 10 * 365 * 24 * 3600.0

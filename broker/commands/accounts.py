@@ -112,7 +112,7 @@ class AccountCommands:
             raise AccountBlocked(_BLOCKED)
         if not account.may_sign_in(
             now_ms()
-        ):  # Refuse a temporary password from an operator that was used before or has expired.
+        ):  # An operator can give an account a temporary password. Refuse it if it was used before or has expired.
             raise WrongPassword(_WRONG)
         return account
 

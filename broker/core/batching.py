@@ -27,10 +27,9 @@ _AROUND_TRACE: Final = len(b'"traceparent":"",')
 class FormingBatch:
     """A batch that takes deliveries in order until it is full.
 
-    If a message has failed k times since its last redrive, its batch has at most max_messages / 2^k messages, and at
-    least one. Without this limit, a message that the listener can't process would use up the attempts of the other
-    messages in its batch. For the same reason, a message that has failed before is sent alone in the last attempt that
-    `max_attempts` allows (see halvings()).
+    A batch with a message that has failed k times since its last redrive has at most max_messages / 2^k messages, and
+    at least one. So a message that always fails does not use up the attempts of many others. For the same reason, a
+    message that has failed before is sent alone in the last attempt that `max_attempts` allows (see halvings()).
     """
 
     __slots__ = ("_bytes", "_bytes_max", "_limit", "_messages_max", "full", "messages")

@@ -34,8 +34,8 @@ def change(offset: int, event: MessageChange) -> Change:
 
 
 def version(offset: int | None) -> int:
-    """Return a message's version: 1 if its data was never changed, otherwise the offset of its newest valid change plus
-    2.
+    """Return a message's version: 1 if its data was never changed. Otherwise, it is the offset of its newest valid
+    change in the topic `changes`, plus 2, so that it is above 1.
     """
     return 1 if offset is None else offset + 2
 

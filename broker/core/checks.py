@@ -135,7 +135,7 @@ class Checks(ABC):
         return self._finding(first, f"{offsets} altered or missing: see `everput mend`")
 
     def lost(self, offset: int) -> Finding:
-        """Return the finding about an empty record, which Everput has written in place of a record that Kafka lost."""
+        """Return the finding about an empty record. Everput writes one where Kafka has lost a record."""
         return self._finding(offset, "Kafka lost this record from the end of a file; Everput put an empty record there")
 
     def ended(self, end: int) -> Iterator[Finding]:

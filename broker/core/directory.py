@@ -353,7 +353,8 @@ def _at(item: Queue | Listener, version: int | UnsetType) -> bool:
 def _as_listener(replay: Replay, listener: Listener) -> Listener:
     """Return a temporary listener for a replay of `listener`'s messages. Workers deliver to it as to any listener.
 
-    The replay is paused while `listener` is paused. But a replay with a `notify_url` of its own continues.
+    A replay to the listener's own URL is paused while `listener` is paused. A replay with a `notify_url` of its own is
+    not.
     """
     settings = listener.settings
     urls = (listener.notify_url, listener.liveness_url)

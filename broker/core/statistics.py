@@ -22,7 +22,7 @@ from broker.core.histogram import BOUNDS_MS, buckets
 MINUTE_MS: Final = 60_000
 # The topic `statistics` keeps its records for 30 days, so older messages and attempts need not be counted.
 KEPT_MS: Final = 30 * 24 * 60 * MINUTE_MS
-# If over 200 records of `statistics` before an event were not read by its writer, the event's counts are ignored.
+# An event is ignored if over 200 records of `statistics` are between the last one that its writer had read and it.
 LATE_MAX: Final = 200
 _ANSWER_CHARS_MAX: Final = 32
 _STATUSES: Final = range(100, 600)
@@ -225,7 +225,7 @@ def _row(key: Key, counts: Counts) -> StatisticsRow:
 
 
 def read_row(row: StatisticsRow) -> tuple[Key, Counts]:
-    """Convert a row of a statistics event into a key (minute, queue and listener) and the counts for this key."""
+    """Return the key (minute, queue, listener) and the counts that a row of the event `statistics.counted` holds."""
     minute, queue_id, listener_id, put, delivered, parked, waited_ms, failed, waited = row
     steps = {step: number for step, number in enumerate(waited) if number}
     return Key(minute, queue_id, listener_id), Counts(put, delivered, parked, waited_ms, dict(failed), steps)

@@ -102,7 +102,7 @@ class KafkaDeliveries:
         await answers.find(self._requests, self._deliveries.name)
         for listener_id, rows in attempts.items():
             rows[:] = [(outcome, answers.of(listener_id, attempt), due_ms) for outcome, attempt, due_ms in rows]
-        # A committed offset can be above deliveries that still wait in `outstanding`. So read `outstanding`, too.
+        # Deliveries of messages below the committed offset can still wait in `outstanding`. So read `outstanding`, too.
         doubtful = [
             listener
             for one, listener in concerned.items()

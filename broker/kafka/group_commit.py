@@ -225,7 +225,7 @@ class GroupCommit:
         return self._requests.partitions_with_leader(self._topic) or range(self._partitions)
 
     def _trusted(self) -> Sequence[int]:
-        """Return the partitions whose leaders are not late with an acknowledgement."""
+        """Return the partitions whose leader broker has acknowledged each batch in time."""
         led = self._led()
         return [one for one in led if self._leader(one) not in self.suspects] if self.suspects else led
 

@@ -13,7 +13,7 @@ from typing import Final
 from broker.kafka.topics import Topic, Topics
 from broker.settings import KafkaSettings
 
-# Kafka must acknowledge a record only after two brokers have it. One broker is enough if it syncs each batch to disk.
+# A record must be on two brokers before Kafka acknowledges it. With `--flush-each-batch`, one broker is enough.
 ACKNOWLEDGED_MIN: Final = 2
 OFFSETS_TOPIC: Final = "__consumer_offsets"
 # Kafka must keep an idle listener's committed offsets for at least a year. Kafka's default is only 7 days.

@@ -51,7 +51,7 @@ _REFUSED: Final = tuple(
         ip_network,
         (
             "0.0.0.0/8",  # this host
-            "100.64.0.0/10",  # carrier-grade NAT (RFC 6598); the metadata service of one cloud is in it, too
+            "100.64.0.0/10",  # carrier-grade NAT (RFC 6598), with the address of one cloud's metadata service
             "168.63.129.16/32",  # the host agent of a cloud
             "192.0.0.0/24",  # IETF protocol assignments, RFC 6890
             "192.88.99.0/24",  # 6to4 relays, RFC 7526

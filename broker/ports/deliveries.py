@@ -201,8 +201,8 @@ Position = tuple[int, int]
 
 
 class Outstanding(Protocol):
-    """The reader of the deliveries in the topic `outstanding`, which wait for an attempt or are parked. It finds and
-    counts them.
+    """The reader that finds and counts deliveries in the topic `outstanding`. Such a delivery waits for an attempt, or
+    is parked.
     """
 
     async def page(

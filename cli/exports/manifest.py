@@ -62,7 +62,8 @@ class Manifest(msgspec.Struct, kw_only=True):
 
 
 def load(folder: Path) -> Manifest | None:
-    """Load the manifest of a folder. Return None if the folder is missing or empty, or holds only unfinished files.
+    """Load the manifest of an export's folder. Return None if the folder is missing or empty, or has only names that
+    begin with a dot (unfinished files).
 
     Raises ConfigurationError if the folder holds something else or an export in another format, or if the manifest
     can't be read.

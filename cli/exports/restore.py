@@ -162,9 +162,7 @@ def _begins(folder: Path, made: Manifest) -> dict[tuple[str, int], int]:
 
 
 async def _there(requests: KafkaRequests, table: Topics) -> dict[tuple[str, int], int]:
-    """Return the end offset of each partition. From the end offset, the caller computes how many records of the backup
-    an interrupted import has written.
-    """
+    """Return the end offsets of the partitions in the target Kafka. They tell how far an interrupted import came."""
     found: dict[tuple[str, int], int] = {}
     for name, topic in by_name(table).items():
         ends = await requests.offsets(topic.name, dict.fromkeys(range(topic.partitions), LATEST))

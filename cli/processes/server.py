@@ -26,7 +26,7 @@ from cli.processes.direct import DirectConfig, DirectCycle, DirectPutProtocol
 from cli.processes.hosts import ANY, Hosts
 from cli.processes.sockets import BACKLOG
 
-KEEP_ALIVE_S: Final = 75  # idle connections are closed later than most proxies close theirs (60 s)
+KEEP_ALIVE_S: Final = 75  # longer than the 60 s of most proxies, so that the proxy closes an idle connection first
 FINISH_S: Final = 7  # requests that still run at shutdown have this many seconds to finish
 HEAD_BYTES_MAX: Final = 32 << 10
 REQUEST_S: Final = 60.0

@@ -51,7 +51,7 @@ class Taken:
 
     floor: int  # `found` has the change in effect of each changed message from this offset of `messages` on
     position: int  # offset of the next record of `changes` to read
-    in_doubt_below: int  # Messages below this offset may have been sent before a crash of the partition's former owner.
+    in_doubt_below: int  # Messages below it may have been sent by an earlier owner that crashed.
     # Updates and deletions below this offset in `changes` may have taken effect under the partition's former owner.
     honoured_below: int
     found: dict[int, tuple[str, str, Change]] = field(default_factory=dict)

@@ -132,7 +132,7 @@ class Attempts:
         )
         self.head = post_head(self.connections.target, opened)
         self._render = None if isinstance(settings.format, UnsetType) else RENDER.get(settings.format)
-        # Batches are sent only by HTTP and in Everput's own format. E-mails and other formats carry one message each.
+        # Only HTTP requests in the format `standard` carry batches. E-mails and other formats carry one message each.
         self.batch = None if self._render is not None or self.connections.target.mail else listener.batch
         self.answers.update(listener, opened)
 

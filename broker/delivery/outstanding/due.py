@@ -87,9 +87,8 @@ class Due:
                 await self._wake.wait()
 
     async def serve(self, *, owns_any: bool) -> bool:
-        """Hand due deliveries to the dispatchers of their listeners. Return whether the caller should go on without a
-        wait. The caller should wait if a delivery could not be handed over. If there was nothing to hand over, the
-        caller should wait if no redrive may make more deliveries due.
+        """Hand due deliveries to the dispatchers of their listeners. Return True if the caller should call again at
+        once: all chosen deliveries were handed over, or none was due but a redrive may make more due.
         """
         self._wake.clear()
         at_ms = now_ms()

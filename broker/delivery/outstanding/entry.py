@@ -43,7 +43,7 @@ class OutstandingEntry:
     # If `found` is 1, the delivery waits until the listener's stream of new messages has passed the message.
     found: int
     record: bytes | None  # the value of the Kafka record, kept only if the record's offset is unknown
-    # `bare` is true if the record has no copy of the message's data. Retention then keeps the message in `messages`.
+    # `bare` is true if the delivery's record has no copy of the message's data. So the message must stay in `messages`.
     # `bare` is UNREAD if the delivery is parked because its message, an update or earlier results are unreadable.
     bare: int = False
     # The fields `undo_…` hold what the first redrive since the newest attempt replaced. undo() puts these values back.

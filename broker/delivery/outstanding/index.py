@@ -269,9 +269,9 @@ class OutstandingIndex:
 
     def unread(self, partition: int, first: int, last: int, *, after_id: int, limit: int) -> list[OutstandingEntry]:
         """Return deliveries that are parked because their message, its update or earlier results could not be read.
-        Only rows for messages at the offsets from `first` to `last` are returned. But a row that stands for a range of
-        unreadable messages is returned even if its range ends before `first`. At most `limit` rows with ids above
-        `after_id` are returned, in the order of their ids.
+        Only rows for messages at the offsets from `first` to `last` are returned. A row that stands for a range of
+        messages is also returned if the range begins before `first`, even if it ends before `first`. At most `limit`
+        rows with ids above `after_id` are returned, in the order of their ids.
         """
         sql = (
             "SELECT * FROM entries WHERE partition = ? AND bare = ? AND due_ms IS NULL AND message_offset <= ? AND"
