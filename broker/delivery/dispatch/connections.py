@@ -47,8 +47,8 @@ class Connections:
         self.network = network
         self.target = target
         self.sent: dict[Connection, None] = {}  # connections with a request, oldest first
-        # By task that opens a connection: the deliveries that its request will carry, and when the task began.
-        # The float in a value of `making` is the time when the task started, in seconds of the event loop's clock.
+        # By task that opens a connection: the deliveries that its request will carry, and when the task started (in
+        # seconds of the event loop's clock).
         self.making: dict[asyncio.Task[None], tuple[Sequence[Delivery], float]] = {}
 
     @property
