@@ -48,7 +48,7 @@ class Load(NamedTuple):
 
     @property
     def work(self) -> tuple[float, ...]:
-        """What a message needs, in the order of the costs in a model."""
+        """The amounts of work for a message, in the order of the costs in a model."""
         return 1.0, float(self.deliveries), self.batches, self.commits
 
 

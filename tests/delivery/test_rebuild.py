@@ -1,4 +1,4 @@
-"""What should be outstanding, computed without the topic `outstanding` (broker/delivery/outstanding/rebuild.py)."""
+"""Outstanding deliveries, computed without the topic `outstanding` (broker/delivery/outstanding/rebuild.py)."""
 
 from __future__ import annotations
 
