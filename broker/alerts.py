@@ -53,7 +53,7 @@ _AT_ONCE: Final = 10
 # If more than ten listeners are due, a worker checks ten at a time, and pauses nine times as long as these ten took.
 _PAUSE_PART: Final = 9.0
 # If messages wait for a listener, or one of its alerts is open or may begin soon, each check includes this listener.
-# Of all other listeners, a check includes at most this many.
+# A check includes at most this many of all other listeners.
 _OTHERS_MAX: Final = 200
 # If a worker pauses a listener that has answered 410, the reason for the pause begins with this text.
 _GONE: Final = "the listener answered 410"

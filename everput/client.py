@@ -19,7 +19,7 @@ import msgspec
 from msgspec import UNSET
 
 from everput.answers import LogLine, ProblemAnswer, PutAnswer
-from everput.coalescing import Coalescer
+from everput.coalescing import CLOSED, Coalescer
 from everput.errors import EverputError, NoAnswer, NotReached, Problem
 from everput.requests import Request
 
@@ -30,7 +30,6 @@ AGAIN: Final = frozenset({429, 502, 503, 504})
 _IN_FLIGHT: Final = "in-flight"
 _IN_DOUBT: Final = "in-doubt"
 _SESSION: Final = "evs_"  # prefix of a session's token
-_CLOSED: Final = "the client was closed before the request was answered; the server may have carried it out"
 
 T = TypeVar("T")
 
@@ -95,7 +94,7 @@ class Client:
             self.again += 1
             time.sleep(wait_s)
             if self._http.is_closed:
-                raise NoAnswer(_CLOSED)
+                raise NoAnswer(CLOSED)
 
     def pages(self, request: Request[T]) -> Iterator[T]:
         """Yield the pages of a list."""
@@ -214,7 +213,7 @@ class AsyncClient:
             self.again += 1
             await asyncio.sleep(wait_s)
             if self._http.is_closed:
-                raise NoAnswer(_CLOSED)
+                raise NoAnswer(CLOSED)
 
     async def pages(self, request: Request[T]) -> AsyncIterator[T]:
         """Yield the pages of a list."""

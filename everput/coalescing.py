@@ -19,7 +19,7 @@ from everput.requests import Request, put_batch
 
 MESSAGES_MAX: Final = 100  # of a batch
 CHARS_MAX: Final = 1 << 18  # a batch has at most this many characters of data, unless a single message has more
-_CLOSED: Final = "the client was closed before the put was answered; the message may be stored"
+CLOSED: Final = "the client was closed before the request was answered; the server may have carried it out"
 # These HTTP statuses may mean that one message of a batch is invalid, or that the batch is too large.
 # If the server refuses a batch with one of these HTTP statuses, the client sends each message of the batch alone.
 _ONE_BY_ONE: Final = frozenset({400, 413, 415, 422})
@@ -93,7 +93,7 @@ class Coalescer:
     async def close(self) -> None:
         """Cancel the requests in flight, and fail all puts that have no answer yet."""
         for lane in self._lanes.values():
-            _fail(lane.waiting, NoAnswer(_CLOSED))
+            _fail(lane.waiting, NoAnswer(CLOSED))
             lane.waiting.clear()
         for task in self._tasks:
             task.cancel()
@@ -133,7 +133,7 @@ class Coalescer:
         """
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
-        _fail(items, NoAnswer(_CLOSED) if error is None else error)
+        _fail(items, NoAnswer(CLOSED) if error is None else error)
         lane.in_flight -= 1
         self._look(queue_id, lane)
 

@@ -273,7 +273,7 @@ def _refuse_to_cut(log_dir: Path) -> None:
             f"{batch.path} is damaged at byte {batch.at} (offset {batch.first} of {name}). Kafka was not stopped "
             "cleanly, so its next start would delete all records of this partition from the damage on. Restore the "
             "damaged records from an export in DIR: everput mend --export DIR. Without an export, "
-            + _without(name, batch)
+            + _without_export(name, batch)
         )
     for path in segments.lying_indexes(log_dir):
         raise ConfigurationError(
@@ -283,7 +283,7 @@ def _refuse_to_cut(log_dir: Path) -> None:
         )
 
 
-def _without(partition: str, batch: DamagedBatch) -> str:
+def _without_export(partition: str, batch: DamagedBatch) -> str:
     """Return what to do about a damaged batch without an export. Only records of `control` can be given up by
     themselves.
     """
