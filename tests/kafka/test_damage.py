@@ -183,11 +183,11 @@ async def test_altered_messages_are_parked_all_others_delivered_and_these_once_t
     async with running(settings) as rig:
         queue, other = await rig.queue(), await rig.queue("other")
         listener = await rig.listen(queue, "it")
-        ids = await rig.put(queue, *(f"message-{number:02}" for number in range(40)))
+        ids = await rig.put(queue, *(f"text-{number:02}" for number in range(40)))
         await rig.put(other, "not for it")
         where = await places(rig, ids)
         await kafka.running_process.stop()
-        altered = {one: f"message-{number:02}".encode() for number, one in enumerate(ids) if number in (3, 17, 39)}
+        altered = {one: f"text-{number:02}".encode() for number, one in enumerate(ids) if number in (3, 17, 39)}
         folders = [partition_folder(kafka.data_dir, table.messages.name, number) for number in range(2)]
         flipped = []
         for one, data in altered.items():
@@ -255,11 +255,11 @@ async def test_once_a_range_is_mended_only_what_waited_for_it_is_retried(kafka, 
         parks = await rig.listen(queue, "parks", max_attempts=1)
         rig.listeners.status["parks"] = 400
         worker = await rig.work()
-        (altered,) = await rig.put(queue, "message-0")
+        (altered,) = await rig.put(queue, "text-0")
         await until(lambda: len(worker.assignment.outstanding) == 1, what="it is parked, with a copy of the message")
         await rig.noted(worker)
         await rig.end(worker)  # it has the message in memory
-        partition, batch = with_text(kafka.data_dir, table.messages.name, b"message-0")
+        partition, batch = with_text(kafka.data_dir, table.messages.name, b"text-0")
         flip(batch)
         rig.listeners.status.clear()  # from now on, a listener that gets a message accepts it
         worker = await rig.work()
@@ -292,13 +292,13 @@ async def test_a_parked_delivery_whose_message_and_copy_are_lost_is_cancelled_on
         worker = await rig.work()
         ids = list[str]()
         for number in (0, 1):  # one by one, so that each has batches of its own
-            ids += await rig.put(queue, f"message-{number}")
+            ids += await rig.put(queue, f"text-{number}")
             await until(lambda before=number: len(worker.assignment.outstanding) > before, what="it is parked")
         directory = rig.projections.directory
         reports = DamageReports(rig.log.requests, rig.log.control, directory, table)
         async with reports.running():
             for topic in (table.messages, table.outstanding):
-                partition, batch = with_text(kafka.data_dir, topic.name, b"message-0")
+                partition, batch = with_text(kafka.data_dir, topic.name, b"text-0")
                 flip(batch)
             await rig.commands.redrive_listener(rig.context, queue.id, listener.id, ids[:1])
 
@@ -327,8 +327,8 @@ async def test_once_a_part_of_a_range_is_deleted_the_rest_is_delivered_when_it_i
     async with running(settings) as rig:
         queue = await rig.queue()
         # One by one and with one key, so that each has a batch of its own in one partition.
-        ids = [one for number in range(3) for one in await rig.put(queue, f"message-{number}", key="k")]
-        altered = [with_text(kafka.data_dir, table.messages.name, f"message-{number}".encode()) for number in range(3)]
+        ids = [one for number in range(3) for one in await rig.put(queue, f"text-{number}", key="k")]
+        altered = [with_text(kafka.data_dir, table.messages.name, f"text-{number}".encode()) for number in range(3)]
         for _, batch in altered:
             flip(batch)
         partition = altered[0][0]
@@ -433,7 +433,7 @@ async def test_what_was_parked_is_known_though_its_records_are_damaged_and_deliv
         listener = await rig.listen(queue, "it", max_attempts=1)
         rig.listeners.status["it"] = 400
         worker = await rig.work()
-        ids = await rig.put(queue, *(f"message-{number}" for number in range(6)))
+        ids = await rig.put(queue, *(f"text-{number}" for number in range(6)))
 
         async def all_parked() -> bool:
             return len(await parked(rig, listener)) == len(ids)
@@ -455,7 +455,7 @@ async def test_what_was_parked_is_known_though_its_records_are_damaged_and_deliv
         worker = await rig.work()
         await rig.commands.redrive_listener(rig.context, queue.id, listener.id, [])
         await until(lambda: set(rig.listeners.ids("it")) == set(ids), what="all are delivered")
-        assert {one.data for one in rig.listeners.taken("it")} == {f"message-{number}" for number in range(6)}
+        assert {one.data for one in rig.listeners.taken("it")} == {f"text-{number}" for number in range(6)}
 
 
 @pytest.mark.parametrize("outcomes_too", [False, True])

@@ -59,7 +59,7 @@ async def test_what_was_parked_or_waited_is_known_though_a_file_has_lost_its_rec
             )
 
         for number in range(COUNT):  # one by one, so that each partition has several batches
-            ids.extend(await rig.put(queue, f"message-{number}"))
+            ids.extend(await rig.put(queue, f"text-{number}"))
             await until(partial(is_known, worker, ids), what="it is set aside")
         await rig.noted(worker)
         await rig.end(worker)
@@ -105,7 +105,7 @@ async def test_what_was_parked_or_waited_is_known_though_a_file_has_lost_its_rec
                 await rig.commands.redrive_listener(rig.context, queue.id, listener.id, [])
             for path in ("parks", "waits"):
                 await until(lambda path=path: set(rig.listeners.ids(path)) == set(ids), what="all are delivered")
-                assert {one.data for one in rig.listeners.taken(path)} == {f"message-{n}" for n in range(COUNT)}
+                assert {one.data for one in rig.listeners.taken(path)} == {f"text-{n}" for n in range(COUNT)}
                 assert set(rig.listeners.ids(path).values()) == {1}
             await rig.noted(again)
             if harm == "flipped":  # an altered batch stays altered
@@ -128,14 +128,14 @@ async def test_a_delivery_is_retried_once_all_is_mended_and_its_message_before_t
         worker = await rig.work()
         ids = list[str]()
         for number in (0, 1):  # one by one and with one key, so that each has batches of its own in one partition
-            ids += await rig.put(queue, f"message-{number}", key="k")
+            ids += await rig.put(queue, f"text-{number}", key="k")
             await until(lambda before=number: len(worker.assignment.outstanding) > before, what="it is parked")
         rig.listeners.status.clear()
         directory = rig.projections.directory
         reports = DamageReports(rig.log.requests, rig.log.control, directory, table)
         async with reports.running():
             altered = [
-                with_text(kafka.data_dir, topic.name, b"message-0")[1] for topic in (table.messages, table.outstanding)
+                with_text(kafka.data_dir, topic.name, b"text-0")[1] for topic in (table.messages, table.outstanding)
             ]
             for batch in altered:
                 flip(batch)
@@ -159,7 +159,7 @@ async def test_a_delivery_is_retried_once_all_is_mended_and_its_message_before_t
 
             await until(mended, what="nothing is damaged any more")
             await until(lambda: rig.listeners.ids("it") == {ids[0]: 1}, what="it is retried")
-            assert {one.data for one in rig.listeners.taken("it")} == {"message-0"}
+            assert {one.data for one in rig.listeners.taken("it")} == {"text-0"}
 
 
 async def test_a_delivery_whose_record_is_damaged_is_not_shown_as_delivered(kafka, settings):

@@ -7,6 +7,7 @@ limits, signatures and counters. Looser bounds hold for all modules of which any
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sys
 from collections.abc import Iterator
@@ -88,6 +89,7 @@ async def only_worker(rig: Rig) -> Worker:
     worker = await rig.work()
     for task in worker._tasks:
         task.cancel()
+    await asyncio.gather(*worker._tasks, return_exceptions=True)
     await worker.assignment.pause()
     return worker
 
