@@ -22,11 +22,13 @@ from broker.errors import Refused, Unavailable
 CHARS_MIN: Final = 10
 CHARS_MAX: Final = 1000
 AT_ONCE: Final = 2  # Hashing one password takes 46 MiB of memory, and less than 0.1 s of a processor.
-WAITING_MAX: Final = 150  # If this many passwords are being checked or wait for a check, another one is refused.
+# If this many passwords are being checked or wait to be checked, a request with another password is refused.
+WAITING_MAX: Final = 150
 _SCORE_MIN: Final = 2  # a password with a lower zxcvbn score is refused; score 2 means over a million guesses
-# zxcvbn tries each letter that a symbol such as @ or 4 can stand for. The time grows with the number of combinations.
+# zxcvbn tries each letter that a symbol such as @ or 4 can stand for. More combinations take it more time.
 # On a test machine, zxcvbn took 14 s for 72 hostile characters.
-# JUDGED_CHARS_MAX and _READINGS_MAX limit the characters that zxcvbn gets, so that it takes at most 0.2 s.
+# zxcvbn gets only the beginning of a password, so that it takes at most 0.2 s.
+# zxcvbn gets at most JUDGED_CHARS_MAX characters, with at most _READINGS_MAX ways to read symbols as letters.
 JUDGED_CHARS_MAX: Final = 32
 _READINGS_MAX: Final = 8
 _judging: Final = Lock()  # zxcvbn has a global variable
@@ -41,7 +43,7 @@ class TooManyPasswords(Unavailable):
 
 
 class Passwords:
-    """The hashing and checking of passwords in one process, in AT_ONCE threads of their own."""
+    """The hashing and checking of passwords in one process. Two threads (AT_ONCE) do this work."""
 
     def __init__(self, hasher: PasswordHasher | None = None) -> None:
         self._hasher = hasher or PasswordHasher(time_cost=1, memory_cost=46 << 10, parallelism=1)
@@ -102,8 +104,8 @@ def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
     import zxcvbn  # Import zxcvbn here: its dictionaries take 12 MiB, and most processes judge no password.
 
     judged = _judged(_normal(password).decode())
-    # zxcvbn gets only the beginning of the password: it would take too long for many symbols that could be letters.
-    # If fewer than CHARS_MIN characters are left for zxcvbn, the password has too many symbols to be a word: accept it.
+    # zxcvbn gets only the beginning of the password. A long password with many symbols would take too much time.
+    # If the judged beginning has fewer than CHARS_MIN characters, the password has many ambiguous symbols: accept it.
     if len(judged) < CHARS_MIN:
         return None
     known = [part for text in about for part in (text, *text.split("@"))]
@@ -117,10 +119,10 @@ def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
 
 
 def _judged(password: str) -> str:
-    """Return the beginning of a password, for zxcvbn to judge. A longer part could take too much time.
+    """Return the beginning of a password, at most JUDGED_CHARS_MAX characters, for zxcvbn to judge.
 
-    The part has at most JUDGED_CHARS_MAX characters. Symbols can be read as letters, such as `4` as `a`. The part ends
-    earlier, before the first character with which there would be more than _READINGS_MAX ways to read its symbols.
+    zxcvbn reads symbols as letters, such as `4` as `a`, and tries all combinations. So the beginning ends before there
+    are more than _READINGS_MAX combinations.
     """
     from zxcvbn.matching import L33T_TABLE
 
@@ -134,7 +136,7 @@ def _judged(password: str) -> str:
 
 
 def _normal(password: str) -> bytes:
-    """Return the bytes of a text in Unicode's normal form (NIST SP 800-63B, 3.1.1.2). The same characters then give the
-    same bytes on every keyboard.
+    """Return the bytes of a text in Unicode's normal form (NIST SP 800-63B, 3.1.1.2). So the same characters give the
+    same bytes, whatever keyboard they were typed on.
     """
     return unicodedata.normalize("NFKC", password).encode()

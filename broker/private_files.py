@@ -18,8 +18,8 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def write_secret(path: Path, secret: str) -> None:
-    """Write a secret as a file's only line, with mode 0600. After a crash, the file has either the old or the new
-    secret.
+    """Write a secret as a file's only line, with mode 0600. If the process is killed meanwhile, the file has either the
+    old or the new secret.
     """
     write_private(path, f"{secret}\n")
     directory = os.open(path.parent, os.O_RDONLY)
@@ -30,7 +30,7 @@ def write_secret(path: Path, secret: str) -> None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace a file by a new one with mode 0600, whatever the umask and the old file's mode are."""
+    """Replace a file by a new one with mode 0600. The umask and the old file's mode have no effect on this mode."""
     new = path.with_name(f".{path.name}.{os.getpid()}")
     make_private(new)
     with new.open("w", encoding="utf-8") as file:
@@ -78,7 +78,9 @@ def refuse_shared_file(path: Path) -> None:
         found = path.stat()
         if found.st_mode & _OTHERS:
             raise ConfigurationError(
-                f"other users can read or write {path}: run `chmod go-rwx {path}`, and change the secret in it"
+                f"other users can read or write {path}: run `chmod go-rwx {path}`. They may know its secret: "
+                "replace a sealing key with `everput rotate-sealing-key`, create a new API key and revoke the old one, "
+                "or change a password"
             )
         _refuse_foreign(path, found)
 

@@ -67,15 +67,17 @@ class Sealer:
             ) from None
 
     def derived_keys(self, purpose: str) -> list[bytes]:
-        """Derive a key of 32 bytes for this purpose from each sealing key, in the same order (HKDF-SHA256, RFC
-        5869).
+        """Derive a key of 32 bytes from each sealing key, in the order of the sealing keys (HKDF-SHA256, RFC 5869).
+        `purpose` is a text: each purpose gives other keys.
         """
         return [HKDF(SHA256(), 32, salt=None, info=purpose.encode()).derive(secret) for secret in self._secrets]
 
     def reseal(self, sealed: Iterable[str]) -> dict[str, str]:
-        """Return the encrypted texts that the first sealing key did not encrypt, each with its replacement.
+        """Encrypt secrets with the first sealing key if they are encrypted with another one. `sealed` holds the
+        encrypted secrets.
 
-        Raises ConfigurationError if none of the sealing keys can decrypt a text.
+        Return the new encrypted text for each replaced one. Raises ConfigurationError if no sealing key can decrypt a
+        text.
         """
         stale = {}
         for text in sealed:
@@ -86,6 +88,6 @@ class Sealer:
         return stale
 
     def check(self, sealed: Iterable[str]) -> None:
-        """Raise ConfigurationError if one of the texts can't be decrypted."""
+        """Raise ConfigurationError if one of the encrypted texts can't be decrypted with the sealing keys."""
         for text in sealed:
             self.open(text)

@@ -16,9 +16,9 @@ Network = IPv4Network | IPv6Network
 class KafkaSettings:
     """The settings of the connection to Kafka and of its topics.
 
-    `partitions` is the number of partitions of each topic except `control` and `statistics`. `replication` and
-    `min_insync` apply to new topics, and are the least that existing topics may have. `flush_each_batch` syncs every
-    batch to disk before it is acknowledged, for a cluster with one broker.
+    Each topic except `control` and `statistics` has `partitions` partitions. New topics get the settings `replication`
+    and `min_insync`, and existing topics must have at least these. With `flush_each_batch`, Kafka syncs every batch to
+    disk before it acknowledges the batch: this is for a cluster with one broker.
     """
 
     bootstrap: str  # `host:port,host:port`
@@ -38,8 +38,10 @@ class KafkaSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SmtpSettings:
-    """The settings of the mail server that e-mail is handed to. With `tls`, the connection is encrypted from its
-    beginning; otherwise by STARTTLS, if the server offers it. A password is sent only over an encrypted connection.
+    """The settings of the mail server to which e-mails are handed. With `tls`, the connection is encrypted from its
+    beginning. Without `tls`, STARTTLS encrypts the connection if the server offers it.
+
+    A password is sent only over an encrypted connection.
     """
 
     host: str
@@ -66,8 +68,8 @@ class OidcSettings:
 class Settings:
     """The settings of one process of Everput. A limit of None means no limit.
 
-    The rate limits apply to each API process alone. Each allows a burst of at least ten seconds' worth of its rate;
-    `changes_per_min` allows a burst of one minute's worth.
+    The rate limits apply to each API process alone. After a pause, more requests may come at once: as many as the limit
+    allows in ten seconds, or in one minute for `changes_per_min`.
     """
 
     kafka: KafkaSettings
@@ -76,12 +78,13 @@ class Settings:
     public_url: str | None = None  # None: the request's address
     trusted_proxies: tuple[Network, ...] = ()  # proxies with X-Forwarded-For
     registration: bool = True  # accounts may be created
-    requests_per_s: float | None = None  # a limit for an organization's API keys, and an equal one for its members
+    # The most requests per second with an organization's API keys. Its members together have an equal limit.
+    requests_per_s: float | None = None
     bytes_per_s: int | None = None  # bytes of an organization's messages
     queues_max: int = 10_000  # queues of one organization
     listeners_max: int = 10_000  # listeners of one organization
     # How many changes, such as of queues or listeners, one organization may make in a minute through each API process.
-    # Each full 4 KiB of a change's body counts as one more change. Deletions and pauses do not count.
+    # A change with a large body counts as several: one more for each full 4 KiB. Deletions and pauses are free.
     changes_per_min: int | None = None
     # All organizations created by one account may store at most this many bytes together.
     organization_bytes_max: int | None = None

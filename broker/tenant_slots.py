@@ -17,10 +17,12 @@ class TenantSlots:
     """A limit on requests, streams or tunnels that are open at the same time. Each of them holds one of `total` slots,
     which tenants share.
 
-    Half of the slots are reserved for tenants that hold no slot. A tenant that holds *n* slots gets another one only
-    while more than *n* slots of the other half are free. With 8 slots, a tenant that holds 1 gets a second one while at
-    least 6 are free. An organization may hold at most `each` slots. `tenant_of` maps an organization id to its tenant.
-    `refusal` creates the error for an organization that gets no slot.
+    A tenant that holds no slot gets any free slot. A tenant that holds *n* slots gets another one only if more than
+    `total`/2 + *n* slots are free. For example, of 8 slots, a tenant with one slot gets a second one if at least 6 are
+    free. So half of the slots are kept for tenants that hold none.
+
+    An organization can hold at most `each` slots. `tenant_of` maps an organization id to its tenant. `refusal` creates
+    the error for an organization that gets no slot.
     """
 
     def __init__(
@@ -40,8 +42,8 @@ class TenantSlots:
 
     @contextmanager
     def slot(self, organization_id: str) -> Iterator[None]:
-        """Hold a slot inside the `with` block. Raises the error of `refusal` if no slot is free for this
-        organization.
+        """Hold a slot for the organization inside the `with` block. Raises the error of `refusal` if the organization
+        gets no slot.
         """
         tenant = self._tenant_of(organization_id)
         mine = self._tenants[tenant]

@@ -20,7 +20,7 @@ _ONE_BATCH: Final = 1  # Kafka returns one whole batch
 
 
 class Offsets(Protocol):
-    """The methods of a Kafka client that offsets_since() calls to find the offset of a time."""
+    """The methods of a Kafka client that offsets_since() needs."""
 
     async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
         """See KafkaRequests.offsets()."""
@@ -30,13 +30,13 @@ class Offsets(Protocol):
 
 
 async def offsets_since(kafka: Offsets, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
-    """Return, for each partition, an offset before which every record is older than a time. If all records of a
-    partition are older, return its end offset.
+    """Return an offset for each partition, such that all records since a time are at this offset or after it. `at_ms`
+    maps each partition to its time. If a partition has no record since its time, its end offset is returned.
 
-    If Kafka's time index is damaged, the offset may be earlier than necessary. Clocks differ, so a caller that must
-    miss no record asks for an earlier time. Raises LogUnavailable if Kafka does not answer.
+    If Kafka's time index is damaged, an offset can be earlier than necessary. Clocks differ, so a caller that must miss
+    no record asks for an earlier time. Raises LogUnavailable if Kafka does not answer.
     """
-    # Read the end offsets first, so that a record that is appended during this call has a later offset.
+    # Read the end offsets before the search, so that a record which is appended during the search is not missed.
     ends = await kafka.offsets(topic, dict.fromkeys(at_ms, LATEST))
     found = await kafka.offsets(topic, at_ms)
     firsts = {partition: end if found[partition] < 0 else found[partition] for partition, end in ends.items()}
@@ -45,10 +45,11 @@ async def offsets_since(kafka: Offsets, topic: str, at_ms: Mapping[int, int]) ->
 
 
 async def _confirmed(kafka: Offsets, topic: str, partition: int, at_ms: int, first: int) -> int:
-    """Return `first` if the record before this offset is older than the time `at_ms`.
+    """Check an offset `first` that Kafka's time index gave. If the record before `first` is older than the time
+    `at_ms`, return `first`.
 
-    Otherwise return an earlier offset: one whose previous record is older than `at_ms`, or the partition's first
-    offset.
+    Otherwise, go back until a read finds a record that is older than `at_ms`, and return the offset of this read. If
+    there is no such record, return the partition's first offset.
     """
     at, step, doubtful = first, 1, False
     while at > 0:

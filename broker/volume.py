@@ -23,20 +23,20 @@ from broker.ports import DirectoryView
 
 log = logging.getLogger(__name__)
 
-# When a process has stored 1/64 of a tenant's limit, it records these bytes in `control`. A step is at least 1 MiB.
+# After each 1/64 of a tenant's limit, but at least 1 MiB, a process records in `control` how many bytes it has stored.
 STEPS: Final = 64
 STEP_BYTES_MIN: Final = 1 << 20
-# For each record, Kafka stores at most 192 bytes in addition to the record's value.
-# A batch's header takes 61 of the 192 bytes, lengths and times 27, the key and headers 77. The other 27 are a reserve.
+# A record counts 192 bytes more than its value. Kafka stores at most that many bytes besides the value.
+# The 192 bytes: 61 for the batch's header, 27 for lengths and times, 77 for key and headers, and a reserve of 27.
 RECORD_BYTES: Final = 192
-# Kafka's index files are smaller than 1/128 of the log: they add at most 20 bytes for each 4,096 bytes.
+# Kafka's index files take less than 1/128 of the log's bytes: at most 20 bytes for each 4,096 bytes (1/204).
 _INDEX_PART: Final = 128
-# If a tenant has no limit, a process records each growth by 1/64 of its stored bytes, but at least by 16 MiB.
-# For a tenant without a limit, the smallest step, 16 MiB, is 1/64 of _UNBOUNDED_BYTES_MIN.
+# For a tenant without a limit, a process records the stored bytes in `control` after each growth by 1/64.
+# If a tenant without a limit stores less than 1 GiB, the bytes are recorded after each 16 MiB (1/64 of 1 GiB).
 _UNBOUNDED_BYTES_MIN: Final = 1 << 30
-# Every RECORD_S seconds, a process records all growths of stored bytes that it has not recorded yet.
+# Every RECORD_S seconds (6 hours), a process records all bytes that it has stored and not recorded yet.
 RECORD_S: Final = 6 * 3600.0
-# Changes of queues, listeners and keys may go 10 % above the limit, so that a full organization can still make them.
+# A tenant can change queues, listeners and API keys until it stores 10 % more bytes than its limit.
 _CHANGES_PART: Final = 10
 _STOP_S: Final = 2.0
 _SECOND_MS: Final = 1000
@@ -51,8 +51,8 @@ class Control(Protocol):
 
 
 def stored_size(size: int) -> int:
-    """Return the most bytes that one copy of a record takes in Kafka, indexes included. `size` is the size of the
-    record's value.
+    """Return the most bytes that one copy of a record takes on a Kafka broker's disk, with Kafka's indexes. `size` is
+    the size of the record's value.
     """
     return size + RECORD_BYTES + size // _INDEX_PART
 
@@ -60,9 +60,11 @@ def stored_size(size: int) -> int:
 class StoredBytes:
     """The counts of the organizations' stored bytes, and the limit. Each process has one object of this class.
 
-    `bytes_max` is the limit of each tenant; None means no limit. A tenant is an account with all organizations that it
-    created. Organizations that the operator created have no limit. Stored bytes are counted by UTC day. The bytes of a
-    day no longer count when the day ended more than `retain_s` seconds ago.
+    `bytes_max` is the limit of each tenant, and None means no limit. A tenant is an account with all organizations that
+    it created. Organizations that the operator created have no limit.
+
+    Stored bytes are counted by UTC day. They count until `retain_s` seconds after the end of their day, or always if
+    `retain_s` is None.
     """
 
     def __init__(
@@ -79,8 +81,8 @@ class StoredBytes:
         self._view = view
         self._bytes_max = bytes_max
         self._retain_s = retain_s
-        # By tenant: the bytes that the tenant can still store before its limit is checked again.
-        # The bytes that are left can become negative, because several puts run concurrently.
+        # For each tenant: how many bytes it may store before its stored bytes are compared with the limit again.
+        # The number of bytes that a tenant may still store can become negative, because several puts run concurrently.
         self._left: dict[str, int] = {}
         self._unrecorded: dict[str, Counter[str]] = {}  # by tenant, then by organization id
         self._recording: dict[str, asyncio.Task[None]] = {}  # by organization id
@@ -95,7 +97,7 @@ class StoredBytes:
             self._grant(tenant, organization_id)
 
     def add(self, organization_id: str, size: int) -> None:
-        """Add a record that is being stored to the organization's stored bytes. `size` is the size of the record's
+        """Count a record that is being stored as stored bytes of the organization. `size` is the size of the record's
         value in bytes.
         """
         size = self._stored_size(size)
@@ -107,8 +109,8 @@ class StoredBytes:
         counts[organization_id] += size
 
     def count(self, organization_id: str, size: int) -> None:
-        """Count the bytes of a worker's record, such as about deliveries or an alert. Such a record is stored even at
-        the limit.
+        """Count the bytes of a record that a worker stores, such as the result of an attempt or an alert. Workers store
+        such records even if the organization's tenant has reached its limit.
         """
         self.add(organization_id, size)
         tenant = self._tenant_of(organization_id)
@@ -118,9 +120,9 @@ class StoredBytes:
                 self._start_recording(tenant)
 
     def count_change(self, organization_id: str, size: int) -> None:
-        """Count the bytes of a change such as a new queue, a listener's update or a replay.
+        """Count the bytes of a change, such as a new queue, a listener's update or a replay.
 
-        Raises StorageFull if the organization's tenant is at least 10 % above its limit.
+        Raises StorageFull if the organization's tenant stores at least 10 % more than its limit.
         """
         bound = self._bound_of(organization_id)
         if bound is not None and self._stored_by(self._tenant_of(organization_id)) >= bound + bound // _CHANGES_PART:
@@ -130,8 +132,8 @@ class StoredBytes:
         self.add(organization_id, size)
 
     def follow(self, event: Event) -> None:
-        """Follow the events about stored bytes. If an event says how many bytes a process has stored for an
-        organization, the organization's limit is checked again at its next put.
+        """Note that a process has recorded an organization's stored bytes: at the next put of its tenant, the limit is
+        checked again. Other events have no effect.
 
         An API process calls this method with each event of the topic `control`.
         """
@@ -140,16 +142,16 @@ class StoredBytes:
 
     def stored(self, organization_id: str) -> int:
         """Return the stored bytes of an organization, as far as this process knows. Bytes that other processes have
-        counted but not recorded yet are left out.
+        counted, but not yet recorded in `control`, are missing.
         """
         organization = self._view.state.organizations.get(organization_id)
         recorded = 0 if organization is None else organization.bytes_since(self._since_ms())
         return recorded + self._unrecorded_of(self._tenant_of(organization_id)).get(organization_id, 0)
 
     def bound(self, organization_id: str) -> int | None:
-        """Return how many bytes the organization may store at most; None means no limit.
+        """Return how many bytes the organization may store. None means no limit.
 
-        This is the tenant's limit minus the stored bytes of the tenant's other organizations.
+        This number is the tenant's limit minus the stored bytes of the tenant's other organizations.
         """
         bound = self._bound_of(organization_id)
         if bound is None:
@@ -197,8 +199,8 @@ class StoredBytes:
         return self._view.state.bytes_of(tenant, self._since_ms()) + self._unrecorded_of(tenant).total()
 
     def _grant(self, tenant: str, organization_id: str) -> None:
-        """Let the tenant store some more bytes before its limit is checked again. Raises StorageFull if the tenant has
-        reached its limit.
+        """Check whether the tenant has reached its limit. If not, let the tenant store a number of bytes before the
+        next check. Raises StorageFull if the tenant has reached its limit.
         """
         bound = self._bound_of(organization_id)
         step = self._step(tenant, bound)
@@ -241,7 +243,7 @@ class StoredBytes:
         event = VolumeRecorded(at_ms=now_ms(), organization_id=organization_id, bytes=count)
         try:
             await self._view.seen(await self._control.append(event))
-        # Perhaps Kafka has stored the event. Do not record its bytes again, because they could then count twice.
+        # Kafka may have stored the event. So do not record its bytes again: they could count twice.
         except (InDoubt, ViewBehind) as error:
             log.warning("volume.in_doubt organization=%s bytes=%d error=%s", organization_id, count, error)
         except BrokerError as error:

@@ -30,8 +30,8 @@ from everput.client import AGAIN
 
 GIVE_UP_AFTER_S: Final = 30.0
 
-# Tables show the field `health` of a listener as its state, like `everput status` and the console.
-# The field `state` of a listener says whether its circuit breaker is open, so tables call it `circuit`.
+# Tables show a listener's field `health` under the heading `state`, like `everput status` and the console.
+# The field `state` of a listener says whether the listener's circuit is open. So tables call this field `circuit`.
 _LISTENER_NAMES: Final = {"health": "state", "state": "circuit"}
 
 T = TypeVar("T")
@@ -52,9 +52,10 @@ class WaitingClient(Client):
 
 
 def asks(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a command that uses the API: add `--json`, and the options for the URL and the key of the API.
+    """Decorate a command that uses the API: add `--json`, and the options for the API's URL and key.
 
-    The command gets the arguments `client` (an API client) and `as_json`.
+    The command's function gets two further arguments: `client`, an API client, and `as_json`, which says whether to
+    print JSON.
     """
 
     @api_options
@@ -131,10 +132,9 @@ def nothing_answers(url: str, error: Exception) -> ConfigurationError:
 
 
 def find_queue(client: Client, queue: str) -> str:
-    """Return the id of the queue with this id or name.
+    """Return the id of the queue with this id or name. Raises NotFound if there is no such queue.
 
-    If the API key may not read queues, an id is returned unchecked. Raises NotFound if no queue has this id or name, or
-    NoNames if the API key has no right to look up the name.
+    If the API key may not read queues, an id is returned without a check. For a name, NoNames is then raised.
     """
     queue_id = whole_id(queue)
     try:
@@ -146,7 +146,7 @@ def find_queue(client: Client, queue: str) -> str:
     except Problem as error:
         if error.status != HTTPStatus.FORBIDDEN:
             raise
-        if is_id(queue_id):  # a key that may not read queues can't look names up, but can use a queue's id
+        if is_id(queue_id):  # An API key that may not read queues can use a queue by its id, but not by its name.
             return queue_id
         raise NoNames(queue) from error
     raise NotFound(
@@ -166,8 +166,8 @@ def _is_there(client: Client, queue_id: str) -> bool:
 
 
 def find_listener(client: Client, queue: str, listener: str) -> tuple[str, str]:
-    """Return the id of a queue, and the id of a listener of this queue. Both are given by name or id. Raises NotFound
-    if one of them does not exist.
+    """Find a queue, and a listener of this queue, each by its name or id. Return both ids. Raises NotFound if one of
+    them does not exist.
     """
     queue_id = find_queue(client, queue)
     for page in client.pages(list_listeners(queue_id)):
@@ -194,7 +194,7 @@ def show(item: Answer, *, as_json: bool) -> None:
 
 
 def show_deleted(kind: str, item: Answer, *, as_json: bool) -> None:
-    """Print that an item, such as a queue, was deleted; with `as_json`, print the item itself."""
+    """Print that an item, such as a queue, was deleted. With `as_json`, print the deleted item as JSON instead."""
     if as_json:
         show(item, as_json=True)
         return
@@ -203,15 +203,16 @@ def show_deleted(kind: str, item: Answer, *, as_json: bool) -> None:
 
 
 def show_all(items: Iterable[Answer], columns: Mapping[str, str], *, as_json: bool) -> None:
-    """Print several items: a table with a row for each item, or a line of JSON for each with `as_json`. `columns` maps
-    the headings of the table to field names. On a narrow terminal, each item is printed as a block of lines instead of
-    a table row.
+    """Print several items as a table with a row for each item. On a narrow terminal, print several lines for each item
+    instead. With `as_json`, print each item as one line of JSON.
+
+    `columns` maps each heading of the table to the name of its field.
     """
     if as_json:
         for item in items:
             say_json(msgspec.json.encode(item))
         return
-    # Ids are not cut, so that users can copy them.
+    # Ids are shown whole, so that users can copy them.
     table = FittingTable([Column(heading, whole=field == "id") for heading, field in columns.items()], simple=True)
     for item in items:
         fields = msgspec.to_builtins(item)

@@ -65,14 +65,15 @@ class Connection(NamedTuple):
 
 
 def connection(*, url: str | None, key: str | None, profile: str | None, data_dir: Path) -> Connection:
-    """Find the server's URL and the API key for a command. Raises ConfigurationError if there is no key for that
-    server. If only the profile and `url` are given, raises ConfigurationError if the profile is for another URL.
+    """Find the server's URL and the API key for a command.
 
-    A given key is sent to any `url`. A stored key is sent only to its own server. The server of a profile's key is the
-    URL of the profile. The server of the key in the file DIR/api-key is the URL in the file DIR/url, or URL_DEFAULT if
-    there is no such file.
+    A key of `--key` or the environment is sent to any `url`. A stored key is sent only to its own server: a profile's
+    key to the profile's URL, and the key in the file DIR/api-key to the URL in the file DIR/url. Without this file, the
+    server of DIR/api-key has the URL URL_DEFAULT.
 
-    If neither a key nor a profile is given, the key in DIR/api-key is preferred to the keys of profiles.
+    If neither a key nor a profile is given, the key in DIR/api-key comes before the keys of profiles. Raises
+    ConfigurationError if no key is found for the server. Also raises ConfigurationError if `profile` and `url` are
+    given without a key, but the profile is for another URL.
     """
     key = key or files.secret_setting(KEY_VARIABLE)
     if profile is not None:
@@ -113,10 +114,10 @@ def connection(*, url: str | None, key: str | None, profile: str | None, data_di
 
 
 def is_here(url: str) -> bool:
-    """Return whether the host of a URL is this machine: `localhost`, a loopback address, or 0.0.0.0 or ::.
+    """Return whether the host of a URL is this machine: `localhost`, a loopback address, 0.0.0.0 or `::`.
 
-    If the user gives a key without a URL, the key is sent to the URL in the file DIR/url only if this URL's host is
-    this machine. Otherwise, somebody who can write a file in the working directory could get the key.
+    Only for such a URL, a key that the user gives without a URL is sent to the URL in the file DIR/url. Anybody who can
+    write a file in the working directory could otherwise get the key.
     """
     host = urlsplit(url).hostname or ""
     try:
@@ -127,12 +128,12 @@ def is_here(url: str) -> bool:
 
 
 def _same_server(one: str, other: str) -> bool:
-    """Return whether two URLs have the same origin: scheme, host and port. All hosts that are this machine count as the
+    """Return whether two URLs have the same scheme, host and port. All names and addresses of this machine count as the
     same host.
     """
     try:
         return _origin(one) == _origin(other)
-    except ValueError:  # one of the two texts is not a valid URL
+    except ValueError:  # One of the two texts is not a valid URL.
         return False
 
 
@@ -143,8 +144,10 @@ def _origin(url: str) -> tuple[str, str, int | None]:
 
 
 def api_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options `--url`, `--key`, `--profile` and `--data-dir` to a command. The command is called with the `url`
-    and the API key `key` that follow from them. If no key is found, ConfigurationError is raised.
+    """Add the options `--url`, `--key`, `--profile` and `--data-dir` to a command.
+
+    The command's function gets the server's URL as `url` and the API key as `key`. If there is no key for the server,
+    ConfigurationError is raised.
     """
 
     @functools.wraps(command)

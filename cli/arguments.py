@@ -20,13 +20,13 @@ from broker.errors import BrokerError
 from cli.api_options import connection
 from everput import Client, EverputError, list_listeners, list_queues
 
-_ANSWER_S: Final = 1.0  # a shell completion waits for the API for at most this many seconds
+_ANSWER_S: Final = 1.0  # The most seconds that the completion of a command line in a shell waits for the API.
 _NAMES_MAX: Final = 1_000
 
 
 def _names(context: click.Context, list_names: Callable[[Client], list[str]]) -> list[str]:
-    """Return at most _NAMES_MAX of the names that `list_names` asks the API for, to complete a command line. Return an
-    empty list if the API refuses, or does not answer within _ANSWER_S seconds.
+    """Return names for the completion of a command line in a shell: the first _NAMES_MAX that `list_names` gets from
+    the API. Return an empty list if the API refuses, or does not answer within _ANSWER_S seconds.
     """
     found: list[str] = []
 
@@ -108,7 +108,7 @@ def _together(_context: click.Context, _parameter: click.Parameter, values: Sequ
     return dict(values) or None
 
 
-# Each option `--alert` sets one threshold. The command gets all of them as one dict; None without the option.
+# Each option `--alert NAME=NUMBER` sets one threshold. The command gets them as one dict, or None without the option.
 alert_option = click.option(
     "--alert",
     "alerts",

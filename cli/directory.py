@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class OpenDirectory(NamedTuple):
-    """The topic `control`, and the directory that is computed from all of its events: accounts, organizations, API
+    """The topic `control`, and the directory that is computed from the topic's events: accounts, organizations, API
     keys, queues, listeners and more.
     """
 
@@ -38,8 +38,8 @@ class OpenDirectory(NamedTuple):
 
 @contextlib.asynccontextmanager
 async def directory(kafka: KafkaSettings) -> AsyncIterator[OpenDirectory]:
-    """Read the topic `control` from Kafka, and yield it with the directory: the accounts, organizations, queues and
-    listeners that its events create.
+    """Read the topic `control` from Kafka. Yield access to the topic, and the directory (accounts, organizations,
+    queues and listeners) that is computed from its events.
 
     Raises Unavailable if Kafka does not answer in time, or ConfigurationError if the topic is damaged or has lost
     records.
@@ -56,9 +56,10 @@ async def directory(kafka: KafkaSettings) -> AsyncIterator[OpenDirectory]:
 
 
 def in_directory(options: Options, work: Callable[[OpenDirectory], Awaitable[T]]) -> T:
-    """Run `work` with the directory: the accounts, organizations, queues and listeners that are stored in Kafka.
+    """Run `work` with the directory (accounts, organizations, queues and listeners) that is stored in Kafka, and return
+    its result.
 
-    The directory is read from the cluster of --kafka, or from the Kafka of the running `everput serve` on --data-dir.
+    The directory is read from the cluster of --kafka, or from the Kafka of the `everput serve` that runs on --data-dir.
     Raises ConfigurationError if Kafka can't be reached, does not answer in time, or lacks Everput's topics.
     """
 
@@ -70,8 +71,10 @@ def in_directory(options: Options, work: Callable[[OpenDirectory], Awaitable[T]]
 
 
 def run_quietly(name: str, options: Options, work: Awaitable[T]) -> T:
-    """Run the work of a command that prints its own result. With the default log level `info`, log only warnings and
-    errors. If the work raises Unavailable, raise ConfigurationError instead.
+    """Run the asynchronous `work` of a command, and return its result. If the log level is the default `info`, log only
+    warnings and errors, because the command prints its own result.
+
+    If the work raises Unavailable, raise ConfigurationError instead.
     """
     logs.set_up(name, "warning" if options.log_level == "info" else options.log_level)
     # Use the same event loop (uvloop) as API processes and workers.

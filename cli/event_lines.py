@@ -17,27 +17,28 @@ from cli.short_ids import short_id
 from cli.steps import result
 from cli.visible import visible
 
-Part = str | tuple[str, str]  # one part of an output line: its text, and its color if it has one
+Part = str | tuple[str, str]  # one part of an output line: a text, or a text with its color
 
 _COMMON: Final = ("type", "v", "at_ms", "organization_id", "actor", "request_id")
-# An event's line shows the first of these fields that the event has as a bare ID, and the others as NAME=ID.
+# The line of an event begins with the bare id from the first of these fields that the event has.
+# In an event's line, the other fields with ids are shown as NAME=ID.
 _SUBJECTS: Final = ("message_id", "replay_id", "key_id", "account_id", "session_id")
 _NAMED: Final = ("queue_id", "listener_id")
 _VALUE_CHARS_MAX: Final = 60
 _TYPE_WIDTH: Final = max(map(len, CLASSES))
-# On a terminal with fewer than _WIDE columns, the lines of events have no milliseconds, and narrow gaps.
-# If a terminal has fewer than _WIDE columns, a type longer than _NARROW_TYPE_WIDTH moves the rest of the line right.
-# On a terminal with 80 columns, an event's time and type usually leave 52 columns. A short id takes 22 columns.
+# On a terminal with fewer than _WIDE columns, lines have no milliseconds, and fewer spaces between their parts.
+# On such a narrow terminal, an event type longer than _NARROW_TYPE_WIDTH moves the rest of its line to the right.
+# On a terminal with 80 columns, 52 are usually left after an event's time and type. A short id takes 22 of them.
 _WIDE: Final = 120
 _NARROW_TYPE_WIDTH: Final = len("delivery.attempted")
 _COLORS: Final = {"parked": "red", "damaged": "red", "attempted": "yellow", "deleted": "magenta", "settled": "green"}
 
 
 class EventLines:
-    """The formatter of events as lines. It learns the names of queues and listeners from the events.
+    """The formatter of events as lines. From events that name a queue or a listener, it takes the name for later lines.
 
-    `width` is the width of the terminal in columns. Without a terminal, `width` is None, and lines and ids are not
-    shortened. A value that is shown as NAME=VALUE is cut to 60 characters, with or without a terminal.
+    `width` is the number of columns of the terminal. If the output is not a terminal, `width` is None, and lines and
+    ids are not shortened. A value that is shown as NAME=VALUE has at most 60 characters in any case.
     """
 
     def __init__(self, names: dict[str, str], width: int | None) -> None:
@@ -46,9 +47,10 @@ class EventLines:
         self._date = ""
 
     def of(self, event: dict[str, Any]) -> Iterator[list[Part]]:
-        """Yield the lines of an event. An event `deliveries.settled` has a line for each delivery, and an event
-        `answers.kept` a line for each attempt. Any other event has one line. On a terminal, a line with the date
-        precedes the first event of each day.
+        """Yield the lines of an event. Most events have one line. An event `deliveries.settled` has a line for each
+        delivery, and an event `answers.kept` a line for each attempt.
+
+        On a terminal, the first event of each day has a line with the date before it.
         """
         self._learn(event)
         if event["type"] == "deliveries.settled":
@@ -87,7 +89,7 @@ class EventLines:
         where = " > ".join(self._name(event[name]) for name in _NAMED if event.get(name))
         shown = (*_COMMON, subject, *_NAMED)
         fields = {name: value for name, value in event.items() if name not in shown and value not in ("", None)}
-        # Put names late in the line: they can be long, and a narrow terminal cuts the end of the line.
+        # Put names late in the line: they can be long, and on a narrow terminal, the end of the line is cut off.
         rest = [self._id(event.get(subject, "")), details]
         rest.append(f"by {self._actor(event['actor'])}" if event["actor"] != "worker" else "")
         rest += [where, *(f"{name}={self._value(value)}" for name, value in fields.items())]
@@ -119,7 +121,9 @@ class EventLines:
 
 
 def fitted(text: str, columns: int) -> str:
-    """Return a text cut to `columns` columns of a terminal, with … at the cut. Wide characters take two columns."""
+    """Return a text, cut to `columns` columns of a terminal. If the text was cut, it ends with `…`. Wide characters
+    take two columns.
+    """
     used = 0
     for place, char in enumerate(text):
         wide = 0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
@@ -159,8 +163,8 @@ def _durations(durations: Iterable[int | None]) -> str:
 
 
 def _answered(event: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a text for each attempt in an event: the message's offset, the attempt's number, the known durations of its
-    steps, and the listener's answer if the event has it.
+    """Yield a text for each attempt in an event `answers.kept`. The text has the message's offset, the attempt's
+    number, the known durations of the attempt's steps, and the listener's answer if it is in the event.
     """
     answers = {one[0]: one for one in event["answers"]}
     for offset, number, answer_id, _, _, *durations in event["attempts"]:

@@ -10,7 +10,7 @@ from typing import Final
 
 import click
 
-# Other programs have commands with these names. If a user types one, Everput suggests its own command's name.
+# For names of commands in other programs: the name of Everput's command that is suggested.
 _SYNONYMS: Final = {"ls": "list", "rm": "delete", "remove": "delete", "add": "create", "new": "create", "show": "get"}
 
 

@@ -29,8 +29,9 @@ class TextLine:
 
 
 class TextLines:
-    """The lines of a file. The lines can be read only once, by `async for`. `skipped` counts the empty lines so far.
-    `size` is the file's size in bytes, or None if the size is unknown.
+    """The lines of a file. Read them with `async for`, and only once.
+
+    `skipped` counts the empty lines so far. `size` is the file's size in bytes, or None if the size is unknown.
     """
 
     def __init__(self, source: IO[bytes]) -> None:
@@ -44,7 +45,7 @@ class TextLines:
 
     async def __aiter__(self) -> AsyncIterator[TextLine]:
         held = bytearray()
-        too_long = False  # True while the end of an overlong line is being dropped
+        too_long = False  # True while the rest of a line that is too long is being dropped
         async for chunk in self._chunks():
             self.bytes_read += len(chunk)
             held += chunk
@@ -79,7 +80,7 @@ class TextLines:
             while chunk := await asyncio.to_thread(os.read, self._source.fileno(), _CHUNK_BYTES):
                 yield chunk
             return
-        # Let the event loop read a pipe. A thread that waits for a pipe's input can't be interrupted.
+        # Read a pipe in the event loop. A thread could not be interrupted while it waits for the pipe's input.
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=_CHUNK_BYTES)
         transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), self._source)

@@ -40,8 +40,8 @@ class NotAllowed(ConfigurationError):
 
 
 class Part(NamedTuple):
-    """A part of the log: events in order, each as a line of JSON, and the cursor after them. `complete` says whether
-    the part ends at the end of the log or of the time range.
+    """A part of the log: events in order, each as a line of JSON. `cursor` is the position after these events.
+    `complete` says whether the part ends at the end of the log, or at the end of the query's time range.
     """
 
     lines: list[bytes]
@@ -66,7 +66,7 @@ def read(
     wait for further events.
 
     Raises NotAllowed if the API key has no right to read the log, Refused if the API refuses the request for another
-    reason, or ConfigurationError if it does not answer in time.
+    reason, or ConfigurationError if the API does not answer in time.
     """
     query = dict(query)
     tells = _teller(query)
@@ -97,10 +97,10 @@ def read(
 
 
 def ask(http_client: httpx.Client, path: str, **query: str) -> dict[str, Any] | None:
-    """Return the JSON that the API answers for a path, or None for a 404.
+    """Return the JSON that the API answers for a path, or None if the answer is 404.
 
     Raises NotAllowed if the API key has no right to read the path, Refused if the API refuses the request for another
-    reason, or ConfigurationError if it does not answer in time.
+    reason, or ConfigurationError if the API does not answer in time.
     """
     retries = _Retries(http_client, GIVE_UP_AFTER_S)
     while True:
@@ -134,8 +134,8 @@ class _Retries:
         self._pause_s, self._since_s = PAUSE_S_MIN, time.monotonic()
 
     def wait(self, why: str) -> None:
-        """Wait before the next attempt, and print the reason `why`. Raise ConfigurationError if the API has not
-        answered for too long.
+        """Print the reason `why` of a failed attempt if it is a new one, and wait before the next attempt. Raise
+        ConfigurationError if the API has not answered for too long.
         """
         if time.monotonic() - self._since_s > self._give_up_after_s:
             raise ConfigurationError(f"{self._where} gave no complete answer: {why}; check the URL, or try again later")
@@ -147,11 +147,10 @@ class _Retries:
 
 
 def _teller(query: Mapping[str, str]) -> Callable[[bytes], bool] | None:
-    """Return a function that tests whether a line belongs to the message in the query. Return None if the query names
-    no message.
+    """Return a function that says whether a line of the log belongs to the history of the query's message. Return None
+    if the query names no message.
 
-    After a request with a cursor, the client makes this test, because the API does not know which events it sent
-    before.
+    The API can't decide this alone when a query continues at a cursor: it does not know the events before the cursor.
     """
     parts = parse_message_id(query.get("message", ""))
     if parts is None:
@@ -163,7 +162,7 @@ def _teller(query: Mapping[str, str]) -> Callable[[bytes], bool] | None:
         try:
             return story.tells(decode(orjson.dumps(orjson.loads(line)["event"])))
         except UnknownEvent:
-            # Only a newer version of Everput can read this event. Show the event: it may belong to the message.
+            # This event is of a newer version of Everput. Show the event, because it may belong to the message.
             return True
 
     return tells
@@ -189,9 +188,9 @@ def _ask(http_client: httpx.Client, query: Mapping[str, str]) -> Iterator[Part]:
 
 
 def _lines(answer: httpx.Response) -> Iterator[list[bytes]]:
-    """Yield whole lines as they arrive.
+    """Yield lines as they arrive, without incomplete ones.
 
-    The method `iter_lines` of httpx would also split lines at characters other than the newline.
+    The method `iter_lines` of httpx is not used, because it also splits lines at other characters than the newline.
     """
     rest = b""
     for chunk in answer.iter_bytes():
@@ -200,7 +199,7 @@ def _lines(answer: httpx.Response) -> Iterator[list[bytes]]:
 
 
 def _check_answers_now(answer: httpx.Response) -> None:
-    """Raise RemoteProtocolError if the status says that the API may answer the same request later."""
+    """Raise RemoteProtocolError if the answer's status means that the request may succeed later."""
     if answer.status_code in AGAIN:
         raise httpx.RemoteProtocolError(f"the API answered {answer.status_code} {answer.reason_phrase}")
 

@@ -22,33 +22,33 @@ from typing import Any, Final
 from cli.visible import visible
 
 LINES_MAX: Final = 10_000  # the most log lines that may wait to be written; further lines are dropped
-_LAST_S: Final = 2.0  # at the end of a process, the most seconds to wait until all log lines are written
+_LAST_S: Final = 2.0  # the most seconds that a process waits at its end until all log lines are written
 _LOOK_S: Final = 0.005
 _STDERR: Final = 2
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
 
-# The lowest level at which each of these loggers logs, unless Everput's own log level is debug.
-# At a level below CRITICAL, aiokafka would log each failed connection while Kafka is down.
+# The lowest level of the lines that each of these loggers writes. They are not used if Everput's level is debug.
+# At any level below CRITICAL, aiokafka logs each failed connection while Kafka is down. So its level is CRITICAL.
 _QUIETER = {
     "aiokafka": logging.CRITICAL,
     "faust": logging.ERROR,
     "mode": logging.ERROR,
-    "projections.app": logging.WARNING,  # Everput's Faust app logs its start and stop under this logger name
+    "projections.app": logging.WARNING,  # the name of the logger for the start and stop of Everput's Faust app
     "uvicorn": logging.WARNING,
     "httpx": logging.WARNING,
     "httpcore": logging.WARNING,
     "asyncio": logging.WARNING,
     "filelock": logging.WARNING,
 }
-# These loggers never log debug lines, because the debug lines of aiokafka.conn contain requests with passwords.
+# The debug lines of aiokafka.conn contain requests with passwords. So this logger never writes debug lines.
 _NEVER_DEBUG = {"aiokafka.conn": logging.INFO}
 
 
 def line(event: str, **fields: object) -> str:
-    """Format a log line as `event key=value …`. Leave out fields that are None. Put quotes around values that are
-    empty, or that have white space, `=` or quotes.
+    """Format a log line as `event key=value …`. Leave out fields that are None. Put a value into quotes if it is empty,
+    or has white space, `=` or a quote.
     """
     return " ".join([event, *(f"{name}={_value(value)}" for name, value in fields.items() if value is not None)])
 
@@ -65,7 +65,7 @@ class TextFormatter(logging.Formatter):
         self.converter = time.gmtime
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        # Write an event as one line. Only the traceback of an error may follow on further lines.
+        # Write an event as one line. If an error is logged, its traceback follows on further lines.
         record.message = visible(" ".join(record.message.split("\n")))
         return super().formatMessage(record)
 
@@ -76,9 +76,9 @@ class TextFormatter(logging.Formatter):
 class _JsonFormatter(TextFormatter):
     """The formatter of a log line as one JSON object: time, level, from (the process), event, and the event's fields.
 
-    If a library writes a line in another form than `event key=value`, the event is `library`. The field `message` then
-    has the line's text, and `logger` the line's logger. Numbers and booleans stay as they are, and every other value is
-    text.
+    Lines of libraries often do not have the form `event key=value`. Such a line gets the event `library`, the field
+    `message` with the line's text, and the field `logger`. Numbers and booleans stay as they are. Every other value
+    becomes text.
     """
 
     def __init__(self, process: str) -> None:
@@ -95,7 +95,7 @@ class _JsonFormatter(TextFormatter):
         }
         for name, value in values.items():
             if value is not None:
-                # If a field is named like one that every log line has, such as `time`, add an underscore to its name.
+                # If an event's field has the name of a field that every line has, such as `time`, append an underscore.
                 shown[f"{name}_" if name in shown else name] = (
                     value if isinstance(value, int | float) else visible(str(value))
                 )
@@ -105,8 +105,8 @@ class _JsonFormatter(TextFormatter):
 
 
 def _named(record: logging.LogRecord) -> tuple[str, dict[str, object]]:
-    """Return the event and the fields of a log line that was written as `event key=%s …`. For any other line, return
-    the event `library` with the logger and the text.
+    """Return the event and the fields of a log line in the form `event key=%s …`. For any other line, return the event
+    `library`, with the line's logger and text as fields.
     """
     arguments = iter(record.args if isinstance(record.args, tuple) else ())
     try:
@@ -121,23 +121,23 @@ def _named(record: logging.LogRecord) -> tuple[str, dict[str, object]]:
 
 
 def _filled(template: str, arguments: Iterator[object]) -> object:
-    """Fill a template with its arguments, and return the text. If the template is `%d` or `%s` alone, return the
-    argument itself, not as a text.
+    """Fill a template with its arguments, and return the text. If the template is only `%d` or `%s`, return the
+    argument as it is, for example as a number.
     """
     used = tuple(islice(arguments, template.count("%")))
     return used[0] if used and template in ("%d", "%s") else template % used
 
 
 class Writer(logging.Handler):
-    """A log handler that writes in a thread, because a pipe that nobody reads must not stop the event loop. While
-    `lines_max` lines wait to be written, further lines are dropped and counted.
+    """A log handler that writes in a thread. So the event loop goes on if stderr is a pipe that nobody reads.
 
-    The module `logging` calls `flush` when the process ends, also after an error.
+    While `lines_max` lines wait to be written, further lines are dropped and counted. The module `logging` calls
+    `flush` when the process ends, also after an error.
     """
 
     def __init__(self, fd: int, *, lines_max: int = LINES_MAX) -> None:
         super().__init__()
-        # Do not use sys.stderr: when the process ends, Python needs its lock, which the writing thread could hold.
+        # Do not use sys.stderr: at the process's end, Python needs its lock, which the writing thread may hold.
         self._file = FileIO(fd, "w", closefd=False)
         self._lines: queue.Queue[bytes] = queue.Queue(lines_max)
         self._left_out = 0

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-# DNS look-ups move to the slow pool until the pool has 1/8 as many look-ups as the process may have open files.
+# At most an eighth of the files that the process may open are for slow DNS look-ups. Each look-up takes one file.
 _FILES_PART: Final = 8
 _REMEMBERED_MAX: Final = 16_384  # names
 
@@ -31,28 +31,29 @@ _REMEMBERED_MAX: Final = 16_384  # names
 class DnsTuning:
     """The limits of DNS look-ups.
 
-    Each host name is in one of three pools. It is in the known pool if its newest look-up was answered quickly. It is
-    in the slow pool if at least its newest `slow_after` look-ups got no answer in time. All other names are in the new
-    pool.
+    Each host name is in one of three pools. A name is in the known pool if its newest look-up took less than `quick_s`
+    seconds. A name is in the slow pool if its last `slow_after` look-ups (by default 2) took longer. All other names
+    are in the new pool, such as names that were never looked up.
     """
 
-    quick_s: float = 1.0  # A host name is known (quickly answered) if its newest look-up took less time than this.
-    # A look-up of a known name moves to the slow pool after this many seconds, or later if the slow pool is full.
+    # If a look-up took fewer seconds than this, its host name is in the known pool, for names that answer quickly.
+    quick_s: float = 1.0
+    # seconds after which a DNS look-up moves from the known pool (for names that answer quickly) to the slow pool
     known_leaves_s: float = 1.0
-    # A look-up of a new name moves to the slow pool after this many seconds, or later if the slow pool is full.
+    # seconds after which a DNS look-up moves from the new pool (for names of unknown speed) to the slow pool
     new_leaves_s: float = 0.25
-    # Only a look-up that has run for at least this long can make its host name count as slow.
+    # If a caller gets no answer, DNS is blamed only if the look-up has run for at least this many seconds.
     asked_s: float = 0.5
-    # A DNS look-up that waits for a thread is dropped if no caller has asked for it for this long.
+    # A DNS look-up that waits for a thread is cancelled if no caller has asked for it for this many seconds.
     wanted_s: float = 15.0
     known_max: int = 32  # concurrent look-ups in each pool
     new_max: int = 16
     slow_max: int = 16
-    # The slow pool has at most this many hanging DNS look-ups. Each takes a thread (27 KiB) and an open file.
+    # If the slow pool has this many DNS look-ups, no more move to it. Each takes a thread (27 KiB) and an open file.
     hanging_max: int = 1024
-    slow_after: int = 2  # After this many look-ups in a row that got no answer in time, a host name counts as slow.
+    slow_after: int = 2  # A host name is in the slow pool after this many slow look-ups in a row.
     answer_s: float = 2.5  # how long a caller waits
-    other_answer_s: float = 0.5  # how long a caller waits for DNS if an older answer can be used instead
+    other_answer_s: float = 0.5  # seconds that a caller waits for DNS if it has an older answer to use
     cache_s: float = 10.0  # how long an answer is fresh
     failure_cache_s: float = 1.0  # how long a failure is fresh
 
@@ -69,7 +70,7 @@ def ask_system(host: str) -> list[str]:
 
 
 class NotAsked(OSError):
-    """The error of a DNS look-up for which no thread was free. It says nothing about the host name."""
+    """The error of a DNS look-up for which no thread was free. It does not mean that the host name is wrong."""
 
 
 class Pool:
@@ -79,7 +80,8 @@ class Pool:
 
     def __init__(self, most: int, *, leaves_s: float = 0.0, hanging_max: int = 0) -> None:
         self.most = most
-        # After `leaves_s`, a DNS look-up moves to the slow pool, or later if the slow pool has `hanging_max` look-ups.
+        # A DNS look-up moves from this pool to the slow pool after `leaves_s` seconds.
+        # While the slow pool has `hanging_max` look-ups, none moves to it: each tries again every `leaves_s` seconds.
         self.leaves_s = leaves_s
         self.hanging_max = hanging_max
         self.under_way = 0
@@ -97,24 +99,27 @@ class _Lookup:
 
 
 class DnsLookups:
-    """The DNS look-ups of one event loop. Each running look-up blocks a thread of its own; further look-ups wait."""
+    """The DNS look-ups of one event loop. Each running look-up blocks a thread of its own. Each pool has a limit of
+    running look-ups; its further look-ups wait.
+    """
 
     def __init__(self, ask: Ask = ask_system, tuning: DnsTuning = DEFAULT) -> None:
         self.tuning = tuning
         self._ask = ask
         hanging_max = min(self.tuning.hanging_max, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _FILES_PART)
         self.known = Pool(self.tuning.known_max, leaves_s=self.tuning.known_leaves_s, hanging_max=hanging_max)
-        # Look-ups of new names may fill only three quarters of the slow pool. The rest is for look-ups of known names.
+        # If the slow pool is three quarters full, only look-ups of names that usually answer quickly may move to it.
         self.new = Pool(self.tuning.new_max, leaves_s=self.tuning.new_leaves_s, hanging_max=hanging_max * 3 // 4)
         self.slow = Pool(self.tuning.slow_max)
         self._lookups: dict[str, _Lookup] = {}
-        self._hung: dict[str, int] = {}  # The number of look-ups in a row that got no answer in time, by host name.
+        self._hung: dict[str, int] = {}  # The number of slow look-ups in a row, by host name.
 
     def addresses(self, host: str) -> asyncio.Future[list[str]]:
-        """Look up a host name, which may take long. Concurrent callers get the same future, so await it with
-        asyncio.shield().
+        """Look up a host name, which may take long.
 
-        The future raises OSError or UnicodeError if DNS has no answer, and NotAsked if no thread was free in time.
+        Callers who ask for the same name at the same time get the same future, so await it with asyncio.shield(). The
+        future raises OSError or UnicodeError if DNS has no answer. It raises NotAsked if the look-up waited too long
+        for a thread.
         """
         loop = asyncio.get_running_loop()
         lookup = self._lookups.get(host)
@@ -126,10 +131,10 @@ class DnsLookups:
         return lookup.answer
 
     def kept_waiting(self, host: str) -> bool:
-        """Return whether it is too early to call the DNS look-up of this host name slow. This is so while the look-up
-        waits for a thread, and for `asked_s` seconds after it got a thread.
+        """Return whether it is too early to say that DNS does not answer for this host name. It is too early while the
+        look-up waits for a thread, and for `asked_s` seconds after the look-up got one.
 
-        Return False if there is no look-up of the name, or if the name is already known to be slow.
+        Return False if there is no look-up of the name, or if the name is known to be slow.
         """
         lookup = self._lookups.get(host)
         if lookup is None or self.pool_of(host) is self.slow:

@@ -37,9 +37,10 @@ class ListenerTest(NamedTuple):
     """The result of a listener test."""
 
     message_id: str
-    batch_id: str | None  # None if the listener gets no batches
+    batch_id: str | None  # the id of the batch that held the test message; None if this listener gets messages singly
     status: int | None  # None if there was no answer
-    error: str | None  # why no answer came; `failed-in-batch` if the answer to a batch rejects the test message
+    # why no answer came, such as `timeout`; `failed-in-batch` if the listener's answer rejects the test message
+    error: str | None
     took_ms: int  # milliseconds from the start of connecting to the end of the answer's headers, or to the failure
     times: Times  # durations of the steps of connecting
     answer: Answer | None  # with secrets hidden
@@ -47,8 +48,9 @@ class ListenerTest(NamedTuple):
     url: str  # with secrets hidden
 
     def event(self, fields: Fields, listener: Listener) -> ListenerTested:
-        """Return the event that stores this result. `fields` are the event's time, organization and author. The event's
-        partition is the same for every test of this listener.
+        """Return the event that stores this result. `fields` are the event's time, organization and author.
+
+        The events of all tests of a listener have the same partition.
         """
         dns_ms, connect_ms, tls_ms = self.times
         answers = () if self.answer is None else (("", *self.answer, self.url, self.request),)

@@ -23,11 +23,11 @@ from broker.settings import SmtpSettings
 log = logging.getLogger(__name__)
 
 TIMEOUT_S: Final = 10.0  # Each step of the conversation with the mail server takes at most this many seconds.
-_AT_ONCE: Final = 4  # A process hands at most this many mails over to the mail server at the same time.
+_AT_ONCE: Final = 4  # A process hands over at most this many mails to the mail server concurrently.
 _ID: Final = b"\r\nwebhook-id: "
 OK, _REFUSED, _LATER = 200, 422, 503
-_TRANSIENT: Final = 400  # An SMTP reply from 400 to 499 refuses a mail for now.
-_PERMANENT: Final = 500  # An SMTP reply of 500 or more refuses a mail permanently.
+_TRANSIENT: Final = 400  # An SMTP reply code from 400 to 499 means that the mail server refuses a mail for now.
+_PERMANENT: Final = 500  # An SMTP reply code of 500 or more means that the mail server refuses a mail permanently.
 _SAID_CHARS_MAX: Final = 500
 
 
@@ -39,15 +39,18 @@ class Mailer:
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
     async def handle(self, request: bytes, recipient: str) -> tuple[int, str]:
-        """Hand the mail of a POST request to the mail server, or check the mail server for a GET request. Return the
-        status and the body of the answer.
+        """Send the mail that a POST request asks for, or check the mail server if the request is a GET. Return an HTTP
+        status and a text: the mail server's reply or the name of an error, or nothing for a mail that the server has
+        accepted.
         """
         mail = _mail(request, self._settings.sender, recipient) if request.startswith(b"POST ") else None
         async with self._slots:
             return await asyncio.to_thread(self._hand_over, mail)
 
     async def send(self, recipient: str, subject: str, text: str) -> tuple[int, str]:
-        """Hand a mail to the mail server. Return the status and the body of the answer, as for an HTTP request."""
+        """Hand a mail to the mail server. If the server accepts the mail, return 200 and an empty text. Otherwise,
+        return an HTTP error status, and the server's reply or the name of an error.
+        """
         mail = _draft(self._settings.sender, recipient, subject, text)
         async with self._slots:
             return await asyncio.to_thread(self._hand_over, mail)
@@ -102,7 +105,7 @@ class Mailer:
 
 
 def _answer(code: int, said: bytes | str) -> tuple[int, str]:
-    """Return the HTTP status for a reply of the mail server, and the reply itself as text."""
+    """Return the HTTP status that fits a reply of the mail server, and the reply as text."""
     text = said.decode("ascii", "replace") if isinstance(said, bytes) else said
     status = OK if code < _TRANSIENT else _REFUSED if code >= _PERMANENT else _LATER
     return status, f"{code} {text[:_SAID_CHARS_MAX]}"
@@ -131,7 +134,8 @@ def _draft(sender: str, recipient: str, subject: str, text: str) -> EmailMessage
 class MailTransport:
     """A transport (asyncio.Transport) whose other end is the mail server.
 
-    `receive` gets the HTTP answers. `lost` is called once, when the transport is closed.
+    Its user writes HTTP requests, and `receive` is called with the bytes of each HTTP answer. `lost` is called once,
+    when the transport is closed.
     """
 
     def __init__(
@@ -158,7 +162,7 @@ class MailTransport:
             self._receive(head % (status, len(body)) + body)
 
     def abort(self) -> None:
-        """Close the transport. A mail that is being handed over may still arrive."""
+        """Close the transport. The mail server may still get a mail that is being handed over."""
         lost, self._lost = self._lost, None
         if lost is not None:
             self._loop.call_soon(lost, None)

@@ -31,9 +31,10 @@ log = logging.getLogger(__name__)
 TIMEOUT_S: Final = 10.0  # one conversation with the provider
 ANSWER_BYTES_MAX: Final = 256 << 10
 _KEPT_S: Final = 3600.0  # seconds after which the OpenID Connect provider's metadata and keys are read again
-_KEYS_AGAIN_S: Final = 60.0  # If a token can't be verified, keys older than this are read again from the provider.
+# If an ID token can't be verified, the provider's keys are read again, but at most once in this many seconds.
+_KEYS_AGAIN_S: Final = 60.0
 _LEEWAY_S: Final = 60  # accepted difference between this machine's clock and the OpenID Connect provider's
-# The signatures that an ID token may have. `none` and HMAC are left out: they need no private key of the provider.
+# The allowed signatures of ID tokens. `none` and HMAC are not allowed: no private key of the provider makes them.
 ALGORITHMS: Final = (
     "RS256",
     "RS384",
@@ -205,8 +206,10 @@ class Provider:
         return self._keys[1]
 
     async def _ask(self, method: str, url: str, **sent: Any) -> tuple[int, dict[str, Any]]:
-        """Return the status of the provider's HTTP answer, and its JSON object, which is empty unless the status is
-        200. Raises ProviderUnavailable if the provider does not answer in time, or if its answer is not valid.
+        """Send a request to the provider. Return the HTTP status, and the answer's JSON object. If the status is not
+        200, the returned object is empty.
+
+        Raises ProviderUnavailable if the provider does not answer in time, or if its answer is not valid.
         """
         try:
             async with asyncio.timeout(TIMEOUT_S), httpx.AsyncClient(transport=_Bounded(), timeout=TIMEOUT_S) as client:
@@ -240,7 +243,9 @@ class _Bounded(httpx.AsyncBaseTransport):
                 body += part
                 if len(body) > ANSWER_BYTES_MAX:
                     raise httpx.DecodingError(
-                        f"the OpenID Connect provider's answer has more than {ANSWER_BYTES_MAX} bytes", request=request
+                        f"the OpenID Connect provider's answer has more than {ANSWER_BYTES_MAX} bytes: check that the "
+                        "provider's URL is right",
+                        request=request,
                     )
         finally:
             await answer.aclose()

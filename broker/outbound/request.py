@@ -21,7 +21,7 @@ class Opened(NamedTuple):
     """The decrypted secrets and headers of a listener."""
 
     signer: Signer
-    # Each former signing secret, and the time (ms since the epoch) until which it also signs requests.
+    # Each former signing secret, and a time in ms since the epoch. Until then, requests have its signature, too.
     former: tuple[tuple[Signer, int], ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
 
@@ -40,10 +40,8 @@ def open_listener(sealer: Sealer, listener: Listener) -> Opened:
 
 
 def shown_headers(opened: Opened) -> tuple[tuple[str, str], ...]:
-    """Return headers of a request to this listener for display. The values of the listener's own headers and of the
-    signature are replaced by an ellipsis.
-
-    The result is not complete: for example, it has no `host` and no `webhook-id`.
+    """Return the main headers of a request to this listener, for display. The values of the listener's own headers and
+    of the signature are replaced by an ellipsis. Some headers are missing, such as `host` and `webhook-id`.
     """
     return (
         ("user-agent", "everput"),
@@ -54,8 +52,8 @@ def shown_headers(opened: Opened) -> tuple[tuple[str, str], ...]:
 
 
 def same_seals(one: Listener, other: Listener) -> bool:
-    """Return whether both listeners have the same secrets and headers. The stored, encrypted texts are compared, so a
-    secret that was encrypted again counts as a different secret.
+    """Return whether both listeners have the same secrets and headers. The encrypted texts are compared. So if a secret
+    was encrypted again, this function returns False.
     """
     return (
         one.sealed_secret == other.sealed_secret
@@ -68,16 +66,16 @@ def same_seals(one: Listener, other: Listener) -> bool:
 def also_signed(
     former: tuple[tuple[Signer, int], ...], at_ms: int, *, message_id: bytes, timestamp: bytes, body: bytes
 ) -> bytes:
-    """Return the signatures of the former secrets that are still valid, each after a space, for the header
-    `webhook-signature`.
+    """Return further signatures for the header `webhook-signature`: one by each former secret that is still valid, each
+    with a space before it.
     """
     going_on = (signer for signer, ends_at_ms in former if ends_at_ms > at_ms)
     return b"".join(b" " + signer.sign(message_id, timestamp, body) for signer in going_on)
 
 
 def post_head(target: Target, opened: Opened) -> bytes:
-    """Return the beginning of a POST to the `notify_url`: the request line, and the headers that are the same for every
-    message.
+    """Return the first lines of a POST to the `notify_url`: the request line, and the headers that are the same for
+    every message.
     """
     extra = "".join(f"{name}: {value}\r\n" for name, value in opened.headers if name.lower() not in _HEADERS_OURS)
     return (

@@ -24,8 +24,8 @@ def retry_after_s(head: bytes, *, at_s: float) -> int | None:
 
 
 def _wait_s(value: bytes, at_s: float) -> int | None:
-    """Return how many seconds the value of a Retry-After header asks to wait. Return None if the value is neither a
-    number of seconds nor a date, or if it is too long.
+    """Return how many seconds the value of a Retry-After header asks to wait. Return None if the value has more than 64
+    bytes, or is neither a number of seconds nor a date.
     """
     if len(value) <= _SECONDS_DIGITS_MAX and value.isdigit():
         return int(value)

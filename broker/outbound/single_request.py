@@ -30,7 +30,7 @@ class _SingleRequest:
         self._loop = asyncio.get_running_loop()
         self._keeps = keeps
         self.done: asyncio.Future[Answer] = self._loop.create_future()
-        # The answer without `received`; None until the answer's status line and headers have arrived.
+        # The answer's status and times; None until the answer's status line and headers have arrived.
         self.answer: Answer | None = None
 
     def answered(self, connection: Connection, status: int, _retry_after_s: int | None) -> None:
@@ -66,7 +66,8 @@ async def ask(
     """Send one HTTP request to an allowed address of the target, and return the answer. If no answer comes, the result
     has an error and no status.
 
-    With `keeps`, wait up to a second for the rest of the answer, and return the answer's first bytes, too.
+    With `keeps`, the result also has the answer's first bytes, in `received`. The function then waits until the body of
+    the answer ends, but at most one second.
     """
     once = _SingleRequest(keeps=keeps)
     try:

@@ -18,8 +18,9 @@ from broker.core.statistics import Series
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """The answer of a listener to a request, with the request's URL and headers. Secrets are hidden. `body` is the
-    stored body of the answer, and `cut` says that it is incomplete.
+    """The answer of a listener to a request, with the request's URL and headers. Secrets are hidden.
+
+    `body` is the stored part of the answer's body. `cut` is True if this part is not the whole body.
     """
 
     headers: tuple[tuple[str, str], ...]
@@ -31,9 +32,9 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """An HTTP request for a delivery. The first attempt has number 1.
+    """An HTTP request for a delivery. `number` is 1 for the delivery's first attempt.
 
-    Without an answer, `status` is None and `error` names the reason, such as `timeout`.
+    If no answer came, `status` is None, and `error` names the reason, such as `timeout`.
     """
 
     number: int
@@ -41,7 +42,7 @@ class Attempt:
     status: int | None
     took_ms: int
     error: str | None
-    # A following field is None if it is unknown, or if this step did not take place, such as on a reused connection.
+    # Durations of DNS look-up, TCP connect and TLS handshake; None if unknown, or if the connection was open already.
     dns_ms: int | None = None
     connect_ms: int | None = None
     tls_ms: int | None = None
@@ -50,8 +51,8 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryState:
-    """The state of a delivery: pending, retrying, parked, delivered or cancelled. It is `unknown` if it could not be
-    found out, for example because too many records would have to be read.
+    """The state of a delivery: pending, retrying, parked, delivered, cancelled or unknown. It is `unknown` if, for
+    example, too many records would have to be read to find it.
 
     `attempts` holds the known attempts, oldest first.
     """
@@ -71,9 +72,9 @@ class PlacedMessage(NamedTuple):
 
 
 class DeliverySummary(NamedTuple):
-    """The state of a delivery as in DeliveryState, without its attempts.
+    """The state of a delivery, such as `retrying`, and the number of its finished attempts.
 
-    `attempts` is the number of finished attempts. It is None if this number is not known, as for a delivered message.
+    `attempts` is None if this number is not known, as for a delivered message.
     """
 
     state: str
@@ -82,21 +83,23 @@ class DeliverySummary(NamedTuple):
 
 
 class QueueStates(Protocol):
-    """The states of a queue's deliveries, read for one request. Each committed offset is read only once, when it is
-    first needed.
+    """The reader of the states of a queue's deliveries, for one request of the API. It reads each committed offset from
+    Kafka only once.
     """
 
     async def summaries(self, messages: Sequence[PlacedMessage]) -> Sequence[Mapping[str, DeliverySummary]]:
-        """Return, for each message, the states of its deliveries by listener id. Listeners that began after the message
-        are left out. Raises Unavailable if Kafka does not answer.
+        """Return, for each message, the states of its deliveries by listener id. A listener that begins with a later
+        message is left out. Raises Unavailable if Kafka does not answer.
         """
 
     async def narrowed(
         self, state: str, begin: Sequence[int], end: Sequence[int]
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Narrow the offsets [begin, end) of all partitions to a range that still holds all messages with a delivery in
-        this state. The narrowed range may also hold other messages, and can be the whole given range. Raises
-        Unavailable if Kafka does not answer.
+        """Narrow each partition's range of offsets [begin, end) as far as possible, so that it still has all messages
+        with a delivery in this state. Return the new begins and ends.
+
+        A narrowed range may also have other messages, or be the same as before. Raises Unavailable if Kafka does not
+        answer.
         """
 
 
@@ -117,19 +120,19 @@ class Deliveries(Protocol):
         at_ms: int,
         deliver_at_ms: int = 0,
     ) -> Mapping[str, DeliveryState]:
-        """Return the state of a message's deliveries, by listener id.
+        """Return the state of each of a message's deliveries, by listener id.
 
-        `listeners` are all listeners of the queue; those that began after the message are left out. `at_ms` is the time
-        of the message's put. Raises Unavailable if Kafka does not answer.
+        `listeners` are all listeners of the queue. Listeners that begin with a later message are left out of the
+        result. `at_ms` is the time of the message's put. Raises Unavailable if Kafka does not answer.
         """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerCondition:
-    """The condition of a listener: live, down or paused, and how many of its messages wait.
+    """The condition of a listener: live, down or paused, and how many messages wait for it.
 
-    `lag` counts the messages that were not yet delivered, parked or cancelled. Messages in the topic `outstanding`
-    whose `deliver_at` is in the future are not counted.
+    `lag` is the number of messages that were not yet delivered, parked or cancelled. It leaves out messages in the
+    topic `outstanding` that wait for their `deliver_at`.
     """
 
     state: str
@@ -143,7 +146,7 @@ class Backlog(NamedTuple):
     """The messages that wait for a listener."""
 
     messages: int
-    # when the oldest of these messages was put; None if no message waits or the time is unknown
+    # when the oldest of the waiting messages was put; None if no message waits, or if the time is unknown
     oldest_at_ms: int | None
 
 
@@ -151,13 +154,15 @@ class ListenerStatus(Protocol):
     """Reads the condition of listeners."""
 
     async def condition(self, listener: Listener) -> ListenerCondition:
-        """Return the listener's condition, as the workers have committed it. If very many messages wait, their count is
-        too low. Raises LogUnavailable if Kafka does not answer, Busy if too many large reads are running.
+        """Return the listener's condition, as of the workers' newest commits to Kafka. If very many messages wait, the
+        returned `lag` is too low.
+
+        Raises LogUnavailable if Kafka does not answer, Busy if too many large reads are running.
         """
 
     async def backlogs(self, listeners: Sequence[Listener]) -> Mapping[str, Backlog]:
-        """Return the backlog of each of these listeners of one organization, by listener id. A count is too low if very
-        many messages wait.
+        """Return the backlog of each given listener, by listener id. All listeners must belong to one organization. If
+        very many messages wait for a listener, its count is too low.
 
         Raises LogUnavailable if Kafka does not answer, Busy if too many large reads are running.
         """
@@ -172,9 +177,9 @@ class ListenerStatus(Protocol):
 class OutstandingDelivery:
     """A delivery in the topic `outstanding`: retrying, parked, or pending (not attempted yet).
 
-    `offset` is the message's offset in `messages`. `status` and `error` are those of the newest attempt. If there was
-    no attempt, `error` says why. `next_attempt_at_ms` is None if no attempt is due, or if one is due immediately after
-    a redrive.
+    `offset` is the message's offset in `messages`. `status` and `error` are the results of the newest attempt. If there
+    was no attempt, `error` says why. `next_attempt_at_ms` is None for a parked delivery. It is also None if a redrive
+    has made the next attempt due immediately.
     """
 
     message_id: str
@@ -196,38 +201,39 @@ class OutstandingDelivery:
         return self.state == "retrying" and self.next_attempt_at_ms is None
 
 
-# Where the next page begins: a partition and an offset in the topic `outstanding`.
+# The place where the next page of deliveries begins: a partition and an offset of the topic `outstanding`.
 Position = tuple[int, int]
 
 
 class Outstanding(Protocol):
-    """The reader that finds and counts deliveries in the topic `outstanding`. Such a delivery waits for an attempt, or
-    is parked.
+    """The reader of the topic `outstanding`, which finds and counts deliveries. Deliveries in this topic are parked, or
+    wait for their next attempt.
     """
 
     async def page(
         self, listener: Listener, *, state: str | None, after: Position, limit: int
     ) -> tuple[list[OutstandingDelivery], Position | None]:
-        """Return a page of a listener's deliveries in the topic `outstanding` from a position on, and the position of
-        the next page, if any. With `state`, return only deliveries in this state.
+        """Return a page of a listener's deliveries from the topic `outstanding`, and the position of the next page, or
+        None after the last page. The first page begins at `after=(0, 0)`. With `state`, return only deliveries in this
+        state.
 
-        The first position is (0, 0). A page can have few deliveries, or none, although more follow. No readable
-        delivery is left out, but a delivery that is attempted between two pages can be on both pages. Raises
-        LogUnavailable if Kafka does not answer, Busy if too many large reads are running.
+        A page can have few deliveries, or none, although more pages follow. No readable delivery is left out. A
+        delivery that is attempted while a client reads the pages can be on two pages. Raises LogUnavailable if Kafka
+        does not answer, Busy if too many large reads are running.
         """
 
     async def count(self, listener: Listener, *, redriven: bool = False) -> int:
         """Count the listener's retrying and parked deliveries in the topic `outstanding`. With `redriven`, count only
-        the deliveries that a client has redriven, and that have not been attempted since.
+        deliveries that still wait for their first attempt after a redrive (a request to retry now).
 
-        Retrying deliveries whose next attempt is soon are not counted, because only the memory of a worker has them.
+        Deliveries that only a worker's memory holds are not counted: their next attempt comes soon.
 
         Raises LogUnavailable if Kafka does not answer, Busy if too many large reads are running.
         """
 
     async def those(self, listener: Listener, message_ids: Sequence[str]) -> list[str]:
-        """Return the ids of those given messages that have a retrying or parked delivery to the listener in the topic
-        `outstanding`. Each id is returned once.
+        """Return those of the given message ids, without repetition, whose message has a retrying or parked delivery to
+        the listener in the topic `outstanding`.
 
         Raises LogUnavailable if Kafka does not answer, Busy if too many large reads are running.
         """
@@ -237,8 +243,8 @@ class Cursors(Protocol):
     """Reads the committed cursors of listeners."""
 
     async def load(self, listener_ids: Iterable[str], partitions: Iterable[int]) -> Mapping[str, Mapping[int, Cursor]]:
-        """Load the committed offsets with their metadata, by listener and partition. Offsets that were never committed
-        are left out. Raises LogUnavailable if Kafka does not answer.
+        """Load the committed offsets with their metadata, by listener and partition. If a listener has no committed
+        offset in a partition, this partition is left out. Raises LogUnavailable if Kafka does not answer.
         """
 
 
@@ -246,6 +252,8 @@ class Statistics(Protocol):
     """The reader of the statistics of queues and listeners, per minute."""
 
     async def read(self, organization_id: str, series: Series) -> None:
-        """Add the stored counts to `series`, from the beginning of its time range on. Raises LogUnavailable if Kafka
-        does not answer, Busy if too many large reads are running.
+        """Add the stored counts of this organization to `series`, the statistics of one queue or listener over time.
+        Counts before the beginning of `series` are left out.
+
+        Raises LogUnavailable if Kafka does not answer, Busy if too many large reads are running.
         """

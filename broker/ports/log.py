@@ -22,8 +22,8 @@ SESSION_TIMEOUT_MS: Final = 10_000
 class Record(NamedTuple):
     """A Kafka record. `timestamp` is in milliseconds. `headers` are (name, value) pairs.
 
-    The fields have the names of aiokafka's class, because reads return objects of that class: copying them would take
-    longer than parsing.
+    The fields have the same names as in aiokafka's class of records. So reads can return aiokafka's objects, without
+    the time for copying them.
     """
 
     offset: int
@@ -36,8 +36,8 @@ class Record(NamedTuple):
 class FetchResult(NamedTuple):
     """The result of one fetch from a partition.
 
-    The next fetch begins at `next_offset`. `end_offset` is the end of the partition. `size` is in bytes as Kafka sent
-    them. `left_out_ms` is the time of the newest record if all records were skipped, else None.
+    The next fetch begins at `next_offset`. `end_offset` is the end of the partition. `size` is the number of bytes that
+    Kafka has sent. If all fetched records were skipped, `left_out_ms` is the time of the newest one, else None.
     """
 
     records: list[Record]
@@ -48,7 +48,7 @@ class FetchResult(NamedTuple):
 
 
 class StoredRecord(NamedTuple):
-    """The record of a message in the topic `messages`, and its position."""
+    """The record of a message in the topic `messages`, with its partition and offset."""
 
     partition: int
     offset: int
@@ -56,9 +56,8 @@ class StoredRecord(NamedTuple):
 
 
 class OffsetTooOld(LogUnavailable):
-    """Kafka does not have the offset from which records were to be read.
-
-    Its record was deleted, or the partition ends before this offset.
+    """The error of a read from an offset that Kafka does not have. Kafka has deleted the record at this offset, or the
+    partition ends before it.
     """
 
     code = "offset-too-old"
@@ -66,9 +65,9 @@ class OffsetTooOld(LogUnavailable):
 
 
 class NotStored(LogUnavailable):
-    """The error of a commit of several listeners' offsets that failed, or may have failed, for some of the listeners.
+    """The error of a commit of offsets that failed, or may have failed, for some of the listeners.
 
-    `failed` has the reason for each of these listeners. The offsets of all other listeners are stored.
+    `failed` maps the id of each of these listeners to the reason. The offsets of all other listeners are stored.
     """
 
     def __init__(self, failed: Mapping[str, LogUnavailable]) -> None:
@@ -93,8 +92,8 @@ class DirectoryView(Protocol):
 
     @property
     def position(self) -> int:
-        """Return the offset of the topic `control` that this process applies next. The state includes every event
-        before this offset that this program can decode.
+        """Return the offset of the first event of the topic `control` that is not in `state` yet. `state` includes
+        every event before this offset that this program can decode.
         """
 
     @property
@@ -111,16 +110,18 @@ class DirectoryView(Protocol):
         """
 
     def passed_over(self, offset: int) -> bool:
-        """Return whether the event at this offset of `control` had no effect, for example because it creates a queue
-        with a name that was taken. Call this right after seen() has returned for the same offset, because the process
-        remembers only recent offsets.
+        """Return whether the event at this offset of `control` had no effect. For example, an event has no effect if it
+        creates a queue with a name that was taken.
+
+        Call this method right after seen() has returned for this offset, because the process remembers only recent
+        offsets.
         """
 
     async def caught_up(self, *, timeout_s: float = 2.0) -> None:
-        """Wait until this process has applied every event that is in `control` now.
+        """Wait until this process has applied every event that is in `control` now. For this, ask Kafka for the end of
+        `control`.
 
-        First, Kafka is asked for the end of `control`. Raises ViewBehind if this request or the wait after it takes
-        longer than `timeout_s`, LogUnavailable if Kafka does not answer.
+        Raises ViewBehind if this takes longer than `timeout_s` altogether, LogUnavailable if Kafka does not answer.
         """
 
 
@@ -139,8 +140,9 @@ class ControlLog(Protocol):
         """Return the end offset of the topic `control`. Raises LogUnavailable if Kafka does not answer."""
 
     async def check(self) -> bool:
-        """Read the whole topic `control`. Return whether an ordinary Kafka consumer can read the topic. If not, the
-        leader's copy is damaged, but another broker's copy is good.
+        """Read the whole topic `control`. Return True if no damage was found. Return False if the partition leader's
+        copy is damaged, but another broker's copy is good: ordinary Kafka consumers may then be unable to read the
+        topic.
 
         Raises ConfigurationError if no copy is good or the first events are lost, LogUnavailable if Kafka does not
         answer.
@@ -162,23 +164,25 @@ class ControlLog(Protocol):
         """Delete a consumer group that has no members. Raises LogUnavailable if Kafka does not answer."""
 
 
-# A function of (organization id, bytes). It adds the bytes to the count of the organization's stored bytes.
+# A function that is called with an organization's id and a number of bytes, to count them as stored bytes.
 Count = Callable[[str, int], None]
 
-# A function of a partition's number. It builds a record for this partition, and returns (key, value, queue id).
+# A function that gets a partition's number, and returns a record for this partition: its key, value and queue id.
 BuildRecord = Callable[[int], tuple[bytes, bytes, bytes]]
 
 
 class Acknowledged(Protocol):
-    """A receiver of the result of an append to Kafka, which takes less time than a future. If done() returns False,
-    either set_result() or set_exception() is called, once. None of these methods may raise.
+    """A receiver of the result of an append to Kafka. It has the methods of a future that an append needs, but takes
+    less time.
+
+    If done() returns False, either set_result() or set_exception() is called, once. None of these methods may raise.
     """
 
     def done(self) -> bool:
-        """Return whether the caller already has the result, or no longer waits for it."""
+        """Return whether the result would be ignored, because the caller has it already or has stopped waiting."""
 
     def set_result(self, place: Any, /) -> None:
-        """Receive (partition, offset) of the message, which all in-sync replicas have stored."""
+        """Receive the partition and the offset of the message. All in-sync replicas have stored the message."""
 
     def set_exception(self, error: BaseException, /) -> None:
         """Receive the reason why the append failed."""
@@ -190,10 +194,11 @@ class MessageLog(Protocol):
     def append(
         self, build: BuildRecord, *, ordering_key: str | None = None, size: int = 0
     ) -> Awaitable[tuple[int, int]]:
-        """Append a message. The awaitable returns (partition, offset) once all in-sync replicas have stored it.
+        """Append a message. The returned awaitable gives the partition and the offset once all in-sync replicas have
+        stored the message.
 
-        `build` makes the record when its partition is known, and is called again if the record did not fit into the
-        batch. An ordering key decides the partition.
+        `build` makes the record for a partition, and can be called several times. Messages with the same ordering key
+        go to the same partition.
 
         Raises InDoubt if the message may have been stored, and any other Unavailable if it was not stored.
         """
@@ -201,8 +206,8 @@ class MessageLog(Protocol):
     def append_for(
         self, writer: Acknowledged, build: BuildRecord, *, ordering_key: str | None = None, size: int = 0
     ) -> None:
-        """Append a message like append(), but pass the result to set_result() or set_exception() of `writer`. A future
-        would take two more turns of the event loop.
+        """Append a message like append(), but pass the result to set_result() or set_exception() of `writer`. This is
+        faster than a future.
 
         If this method itself raises Unavailable, nothing is stored and `writer` gets no result.
         """
@@ -210,10 +215,10 @@ class MessageLog(Protocol):
     def append_together(
         self, builds: Sequence[BuildRecord], *, partition: int | None = None, size: int = 0
     ) -> Awaitable[None]:
-        """Append messages as one record batch, or as few batches as possible if they don't fit.
+        """Append messages in one record batch. If they don't fit into one, use several batches, but as few as possible.
 
-        The messages go into `partition`, if it is given. If InDoubt is raised, all, some or none of the messages are
-        stored. Any other Unavailable means that no message is stored.
+        With `partition`, all messages go to this partition. If InDoubt is raised, all, some or none of the messages are
+        stored. If another Unavailable is raised, no message is stored.
         """
 
     def partition_of(self, ordering_key: str) -> int:
@@ -236,17 +241,19 @@ class MessageLog(Protocol):
     async def find(
         self, *, partition: int, at_ms: int, message_id: str, organization_id: str
     ) -> tuple[int, bytes] | None:
-        """Return (offset, record value) of a message, or None if there is no such message.
+        """Return the offset and the record's value of a message, or None if there is no such message.
 
-        The partition is read from the time in the message's id on. In one process, all organizations of one account
-        together may run two large reads at a time. Raises Unavailable if Kafka does not answer, or if the message may
-        be in an unreadable range.
+        The partition is read from `at_ms` on, the time in the message's id. Such a read is a large read. Each process
+        allows two large reads at a time for all organizations of one account together. Raises Unavailable if Kafka does
+        not answer, or if the message may be in an unreadable range.
         """
 
     async def find_all(
         self, *, partition: int, at_ms: int, message_ids: Collection[str], organization_id: str
     ) -> dict[str, tuple[int, bytes]]:
-        """Return (offset, record value) of several messages, by message id. All their ids must have the same time.
+        """Return the offset and the record's value of each of these messages, by message id. `at_ms` is the time in the
+        ids, which must be the same in all ids.
+
         Missing messages are left out. Raises Unavailable if Kafka does not answer, or if a missing message may be in an
         unreadable range.
         """
@@ -254,11 +261,11 @@ class MessageLog(Protocol):
     async def count(
         self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], organization_id: str
     ) -> tuple[int, bool]:
-        """Count the queue's messages in the ranges [begin, end) of all partitions. Return the count, and whether it is
-        exact.
+        """Count the queue's messages in the range [begin, end) of each partition. Return the count of all partitions,
+        and whether it is exact.
 
-        In each partition, at most 16 MiB of the range are read, and the rest is estimated from them. The count is not
-        exact if something was estimated, or if records are damaged. Raises Unavailable if Kafka does not answer.
+        If a range has more than 16 MiB, only 16 MiB of it are read, and the count of the rest is an estimate. The count
+        is then not exact. It is also not exact if records are damaged. Raises Unavailable if Kafka does not answer.
         """
 
     async def newest(
@@ -271,11 +278,11 @@ class MessageLog(Protocol):
         organization_id: str,
         wanted: Callable[[bytes], bool] | None = None,
     ) -> tuple[list[StoredRecord], list[int]]:
-        """Return up to `limit` of the queue's newest messages in the offsets [begin, end) of all partitions.
+        """Return up to `limit` of the queue's newest messages in the range [begin, end) of each partition. Also return
+        the `end` for the next call, which returns older messages: one offset for each partition.
 
-        With `wanted`, leave out records for whose value it returns False. Also return, for each partition, the offset
-        before which the older messages lie. There may be fewer messages than `limit`, or none, although more exist.
-        Raises Unavailable if Kafka does not answer.
+        With `wanted`, leave out records for whose value `wanted` returns False. A call may return few messages, or
+        none, although there are older ones. Raises Unavailable if Kafka does not answer.
         """
 
 
@@ -285,15 +292,15 @@ class ClaimLog(Protocol):
     """
 
     async def append(self, claim: PutClaimed) -> None:
-        """Append a claim of an Idempotency-Key: an event that says that this process is about to put the key's
-        messages. Return once all in-sync replicas have stored the claim.
+        """Append a claim of an Idempotency-Key: an event that says that a request is about to put the key's messages.
+        Return once all in-sync replicas have stored the claim.
 
-        Raises ShareUsed if the organization has too many keys in use, Unavailable if it is not certain that the claim
-        is stored.
+        Raises ShareUsed if the organization has used too many keys in about the last day. Raises Unavailable if the
+        claim may not be stored.
         """
 
     async def claims(self, digest: bytes) -> Sequence[PutClaimed]:
-        """Return the claims of an Idempotency-Key in the order of the log, at least those of the last 24 hours.
+        """Return the claims of an Idempotency-Key, the oldest first. Claims older than 24 hours may be missing.
         `digest` is the hash of the key.
 
         Raises Unavailable if Kafka does not answer.
@@ -305,8 +312,10 @@ class TooMuch(Exception):
 
 
 class CountingChange(NamedTuple):
-    """The change of a message that has an effect: the deletion of the message, or else its newest valid update.
-    `offset` is the offset of the change in the topic `changes`.
+    """The change that decides what a message is now. If the message was deleted, it is the deletion. Otherwise, it is
+    the message's newest valid update.
+
+    `offset` is the offset of this change in the topic `changes`.
     """
 
     offset: int
@@ -319,8 +328,9 @@ class ChangeLog(Protocol):
     """
 
     async def append(self, event: MessageChange) -> tuple[int, int]:
-        """Append a change of a message to `changes`. Return the offset of the change in `changes` (-1 if unknown), and
-        the offset in `deliveries` at which to begin to look for the worker's answer.
+        """Append an update or a deletion of a message to the topic `changes`. Return two offsets for answer(): the
+        change's offset in `changes` (-1 if unknown), and the offset in `deliveries` from which on the worker's answer
+        is to be found.
 
         Raises InDoubt if the change may have been stored, and any other Unavailable if it was not stored.
         """
@@ -328,13 +338,15 @@ class ChangeLog(Protocol):
     async def answer(
         self, partition: int, change_offset: int, message_id: str, *, answers_from: int, within_s: float
     ) -> ChangeApplied | None:
-        """Wait for the worker's answer to a change of a message. The answer comes from the worker that owns the
-        message's partition. Return None if no answer comes within `within_s` seconds, or if Kafka does not answer.
+        """Wait for a worker's answer to a change of a message, and return the answer. Return None if no answer comes
+        within `within_s` seconds, or if Kafka does not answer.
+
+        `change_offset` and `answers_from` are the results of append().
         """
 
     async def counted(self, event: MessageChange) -> int | None:
-        """Find an appended change of a message in the topic `changes`, and return its offset. Return None if the change
-        has no effect.
+        """Find a change that was appended to the topic `changes`, and return its offset. Return None if the change has
+        no effect.
 
         Raises Unavailable if Kafka does not answer.
         """
@@ -342,21 +354,23 @@ class ChangeLog(Protocol):
     async def latest(
         self, places: Mapping[str, tuple[int, int]], *, organization_id: str, bytes_max: int | None = None
     ) -> dict[str, CountingChange]:
-        """Return the change that decides the present state of each of these messages, by message id. It is the
-        message's deletion, or else its newest valid update. Messages without a change are left out. `places` maps a
-        message id to the message's time and partition. Changes since that time are read. Raises TooMuch if the new data
-        of several messages has more than `bytes_max` bytes, Unavailable if Kafka does not answer.
+        """Return, for each changed message, the change that decides what the message is now. This is the message's
+        deletion, or if there is none, its newest valid update. The result's keys are message ids. Unchanged messages
+        are left out.
+
+        `places` maps each message's id to the time of its put and its partition. Raises TooMuch if several messages'
+        new data has more than `bytes_max` bytes, Unavailable if Kafka does not answer.
         """
 
     async def deleted(
         self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], since_ms: int, organization_id: str
     ) -> tuple[int, bool]:
-        """Count the queue's deleted messages among those at the offsets from `begin` up to, but not including, `end`.
-        `begin` and `end` have one offset for each partition of `messages`. `since_ms` is a time at or before the put of
-        the first of these messages.
+        """Count the deleted messages of a queue in the range [begin, end) of each partition of `messages`. Return the
+        count, and whether it is exact.
 
-        Return the count, and whether it is exact. The count is too low if there are more changes than one request may
-        read. Raises Unavailable if Kafka does not answer.
+        `begin` and `end` have one offset for each partition. `since_ms` must not be later than the put of the first of
+        these messages. If there are more changes than one request may read, the count is too low. Raises Unavailable if
+        Kafka does not answer.
         """
 
 
@@ -372,8 +386,8 @@ class ListenerTestLog(Protocol):
 
 
 class Log(Protocol):
-    """The topics of the log that requests of the API use. The requests write to these topics, and find messages and
-    changes in them.
+    """The topics of the log that requests of the API use: for appending events, and for finding messages and their
+    changes.
     """
 
     @property

@@ -17,7 +17,7 @@ class Span(Protocol):
     def traceparent(self) -> str: ...
 
     def end(self, *, status: int | None = None, error: str | None = None) -> None:
-        """End the span. `status` is the HTTP status of an answer; without an answer, `error` is the reason."""
+        """End the span. `status` is the HTTP status of the answer. If there was no answer, `error` is the reason."""
 
 
 class Tracing(Protocol):
@@ -30,6 +30,8 @@ class Tracing(Protocol):
         """Begin the span of the append to Kafka, as a child of the put's span."""
 
     def attempt(self, parent: str, listener: Listener, message_id: str, number: int) -> Span:
-        """Begin the span of an attempt, as a child of the message's span. An attempt of a replay begins a trace of its
-        own, with a link to the message's span.
+        """Begin the span of an attempt. `parent` is the `traceparent` of the message's span. The attempt's span is its
+        child.
+
+        If the attempt belongs to a replay, the span begins a new trace with a link to the message's span.
         """

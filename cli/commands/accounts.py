@@ -65,7 +65,7 @@ def list_(options: Options, *, as_json: bool) -> None:
 @_account_argument
 @shared_options
 def block(options: Options, account: str) -> None:
-    """End an account's sessions, and refuse to sign the account in. API keys that the account has created stay valid,
+    """Block an account: end its sessions, and refuse to sign it in. API keys that the account has created stay valid,
     because API keys belong to organizations.
     """
 
@@ -108,8 +108,9 @@ def unblock(options: Options, account: str) -> None:
 def delete(options: Options, account: str, *, even_if_last: bool) -> None:
     """Delete an account with its sessions and memberships. Its e-mail address can then be registered again.
 
-    The last owner of an organization who can sign in is deleted only with --even-if-last. API keys that the account has
-    created stay valid, because they belong to organizations. The log keeps what happened, including the address.
+    With --even-if-last, delete the account even if it is an organization's last owner who can sign in. API keys that
+    the account has created stay valid, because they belong to organizations. The log keeps the account's events, with
+    the e-mail address.
     """
 
     async def work(opened: OpenDirectory) -> None:
@@ -184,8 +185,8 @@ def _say_ownerless(organizations: Iterable[Organization]) -> None:
 
 
 def _say_keys(state: Directory, account: Account) -> None:
-    """Print the names and ids of the valid API keys that the account created, and of the valid keys that were created
-    with such a key. Anybody who has one of these keys can still use it.
+    """Print the names and ids of the valid API keys that the account's person may still have: the keys that the account
+    created, and the keys that were created with one of these keys.
     """
     at_ms, creators, made = now_ms(), {f"account:{account.id}"}, list[ApiKey]()
     for one in state.keys.values():  # in the order of their creation

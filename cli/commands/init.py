@@ -44,23 +44,23 @@ def command(options: Options, organization: str | None, name: str | None, email:
     """Create an organization and an API key with all scopes for it, and print the key. The organization's name and ID
     are shown on stderr. Save the key: it is not stored anywhere.
 
-    Nobody can register over HTTP before the operator has created an organization, with this command or by the first
-    start of `everput serve`. With --kafka, the command also creates missing topics. Without --kafka, it uses the Kafka
-    of the running `everput serve` on --data-dir.
+    If the operator has already created organizations, the command creates only a further key, for the oldest of them.
+    With --name or --email, it chooses the oldest with this name or this member, and creates one if there is none. For
+    an organization that was registered over HTTP, give its ID with --organization.
 
-    With --email, the account becomes a member of the organization. A missing account is created; the password of an
-    existing one is checked. The password is read from EVERPUT_PASSWORD or EVERPUT_PASSWORD_FILE, or asked for.
+    With --email, the account becomes a member of the organization. A missing account is created. The password of an
+    existing account is checked. Set the password in EVERPUT_PASSWORD or EVERPUT_PASSWORD_FILE, or type it when asked.
 
-    If the operator has already created organizations, the command creates no organization, but a further key for the
-    oldest of them. With --name or --email, only organizations with this name or this member count. An organization that
-    was registered over HTTP gets a key only if --organization names it.
+    Without --kafka, the command uses the Kafka of the `everput serve` that runs on --data-dir. With --kafka, it also
+    creates missing topics. Nobody can register over HTTP before this command or the first start of `everput serve` has
+    created an organization.
     """
     if organization is not None and name is not None:
         raise ConfigurationError(
             "--organization (an existing organization's ID) and --name exclude each other; leave one out"
         )
     given = files.secret_setting(files.SEALING_KEY_VARIABLE)
-    if given is not None:  # Refuse an invalid sealing key now, because API processes and workers will need a valid one.
+    if given is not None:  # Refuse an invalid sealing key now, because API processes and workers would refuse it later.
         Sealer(given)
     # Ask for the password only after Kafka has answered, so that nobody types it in vain.
     kafka = run_quietly("init", options, _reach(options))
@@ -79,10 +79,12 @@ def _password() -> str:
 
 
 async def _reach(options: Options) -> KafkaSettings:
-    """Return the settings of the Kafka that the options name. With --kafka, create its missing topics. Without --kafka,
-    raise ConfigurationError if Everput's topics do not exist.
+    """Return the settings of the Kafka that the options name.
+
+    With --kafka, create Everput's topics if they are missing. Without --kafka, raise ConfigurationError if the topics
+    do not exist.
     """
-    if options.kafka is None:  # cluster() raises an error if the topics do not exist
+    if options.kafka is None:  # cluster() raises ConfigurationError if Everput's topics do not exist.
         async with cluster(options) as found:
             return found.kafka
     kafka = options.kafka_settings()

@@ -20,9 +20,9 @@ from cli.steps import steps, took
 from cli.visible import visible
 from everput import Client
 
-# `none` as an option's value becomes this object, because None means that the option was not given.
+# If the user gives `none` as an option's value, the value becomes this object. None stands for an option not given.
 NO_LIMIT: Final = object()
-# For each field of `batch`, the end of its option's name: `max_messages` is set by `--batch-messages`.
+# For each field of a listener's `batch`: the option `--batch-…` that sets the field, such as --batch-messages.
 _BATCH: Final = {"max_messages": "messages", "max_bytes": "bytes", "wait_ms": "wait_ms"}
 
 
@@ -39,7 +39,7 @@ def _headers(_context: click.Context, _parameter: click.Parameter, values: Seque
 
 
 class _OrNone(click.ParamType):
-    """The type of an option whose value is a number or `none`. The value `none` becomes the object NO_LIMIT."""
+    """The type of an option whose value is a number or the word `none`. The word becomes the object NO_LIMIT."""
 
     name = "number"
 
@@ -204,9 +204,9 @@ def create(client: Client, *, queue: str, secret: IO[str] | None, as_json: bool,
 def update(client: Client, *, queue: str, listener: str, as_json: bool, **values: Any) -> None:
     """Change a listener. Settings without an option keep their values.
 
-    The --header options replace all headers. The --alert options replace all of the listener's own thresholds: a
-    threshold without an option comes from the queue again. With one of the three --batch options, the other two become
-    their defaults.
+    The given --header options replace all headers of the listener. The given --alert options replace all thresholds of
+    the listener: for a threshold that is not given, the queue's threshold applies again. If only one or two of the
+    --batch options are given, the others are set to their defaults.
     """
     request = everput.update_listener(*find_listener(client, queue, listener), **_said(values))
     show(client.send(request).listener, as_json=as_json)

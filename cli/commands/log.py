@@ -68,12 +68,12 @@ def command(
 ) -> None:
     """Show the organization's events in the order of the log, oldest first. The key needs the scope `audit`.
 
-    New events are shown after two seconds, because until then an earlier event of another process may still arrive. The
-    events of one message (--message) are shown at once.
+    A new event is shown after two seconds, because an earlier event of another process may arrive later. With
+    --message, events are shown immediately.
 
-    On a terminal, each line is cut to the terminal's width, and IDs are short. Most commands also take short IDs.
-    Without a terminal, IDs are whole, but a value in NAME=VALUE still has at most 60 characters. Whole events are shown
-    with --json. Shown times are UTC.
+    On a terminal, each line is cut to the terminal's width, and IDs are short. Most commands accept short IDs. If the
+    output is not a terminal, IDs are whole, and each value in NAME=VALUE has at most 60 characters. With --json, whole
+    events are shown. Times are in UTC.
     """
     if follow and end is not None:
         raise ConfigurationError("--follow does not end, so it can't be combined with --to: leave out one of them")
@@ -108,9 +108,10 @@ def command(
 
 
 def _names(http_client: httpx.Client) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
-    """Return three dicts about the oldest queues, at most 10,000: the names of queues by queue id, the names of
-    listeners by listener id, and the queue ids by listener id. All are empty if the API key has no right to read
-    queues.
+    """Return three dicts: the names of queues by queue id, the names of listeners by listener id, and the ids of queues
+    by listener id.
+
+    The dicts have at most the oldest 10,000 queues. They are empty if the API key has no right to read queues.
     """
     queues: dict[str, str] = {}
     listeners: dict[str, str] = {}
@@ -136,8 +137,10 @@ def _names(http_client: httpx.Client) -> tuple[dict[str, str], dict[str, str], d
 
 def _id_of(text: str, names: dict[str, str]) -> str:
     """Return the id of the queue or listener with this name. Raises ConfigurationError if several listeners have this
-    name. If nothing has this name, return the text itself, because it may be the id of a deleted queue or listener. If
-    the text is a short id, return the whole id.
+    name.
+
+    If no queue or listener has this name, the text is returned: it may be the id of a deleted queue or listener. If it
+    is a short id, the whole id is returned.
     """
     found = [one for one, name in names.items() if name == text]
     if len(found) > 1:

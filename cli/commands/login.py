@@ -28,12 +28,12 @@ from cli.printing import say
 def command(*, url: str, profile: str) -> None:
     """Save the URL of a server and an API key as a profile. Create a key in the console, or with `everput keys create`.
 
-    Commands use this profile by default from now on. But if the --data-dir of a command (by default `data`) has a file
-    `api-key`, the command uses the key in that file.
+    From now on, commands use this profile if no other is chosen. There is one exception: if the --data-dir of a command
+    (by default `data`) has a file `api-key`, the command uses the key in that file.
 
-    The key is read from EVERPUT_API_KEY, or from the file that EVERPUT_API_KEY_FILE names. Otherwise, the key is asked
-    for at a terminal, or read from standard input. The key is saved only if the server accepts it. Profiles are in one
-    file that only you can read.
+    Set the key in EVERPUT_API_KEY, or name a file with the key in EVERPUT_API_KEY_FILE. Otherwise, type the key when
+    asked, or give it on standard input. The key is saved only if the server accepts it. Only you can read the file with
+    the profiles.
     """
     key = files.secret_setting(KEY_VARIABLE) or _typed_key()
     with api_client(url, key) as client:

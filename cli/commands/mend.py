@@ -34,8 +34,8 @@ from cli.groups import examples
 from cli.options import Options, shared_options
 from cli.printing import say
 
-_RECORD_BYTES: Final = 8  # A Kafka record takes at least about this many bytes more than its value.
-# This regular expression takes linear time on any input, because a `/`, `:` or `-` separates its repetitions.
+_RECORD_BYTES: Final = 8  # about the least number of bytes that a Kafka record takes in addition to its value
+# This regular expression takes linear time on any input: its only unbounded repetition ends at a `/`.
 _RANGE: Final = re.compile(r"([a-z]+)/(\d{1,4}):(\d{1,19})(?:-(\d{1,19}))?", re.ASCII)
 
 
@@ -60,14 +60,16 @@ _RANGE: Final = re.compile(r"([a-z]+)/(\d{1,4}):(\d{1,19})(?:-(\d{1,19}))?", re.
 def command(options: Options, folder: Path | None, log_dir: Path | None, give_up: str | None) -> None:
     """Find damaged record batches in the files of a stopped Kafka, and restore them from an export.
 
-    A batch is restored only if its checksum, or else its bytes in the file, prove that the result is the original.
-    Records that are missing from the embedded Kafka's files are restored from the export, too, except those of the
-    topic `outstanding`, which workers restore. If another broker of a cluster has an undamaged copy, make that broker
-    the leader instead. After the next start, deliveries that were parked because of the damage are attempted again.
+    A batch is restored only if the result is proved to be the original, by the batch's checksum or by its bytes in the
+    file. In the embedded Kafka, missing records are restored from the export, too. The topic `outstanding` is an
+    exception: workers restore its missing records.
 
-    Use --give-up on a running installation: it cancels the deliveries that are parked because the given offsets are
-    damaged. For offsets of the topic `control`, stop the installation first. The changes that these records of
-    `control` made are then lost.
+    If another broker of a cluster has an undamaged copy, make that broker the leader instead. After the next start,
+    deliveries that were parked because of the damage are attempted again.
+
+    If records can't be restored, use --give-up on a running installation: it cancels the deliveries that are parked
+    because the given offsets are damaged. For offsets of the topic `control`, stop the installation first. The changes
+    that these records of `control` made are then lost.
 
     The exit code is 1 if a batch remains damaged, or records remain missing.
     """
@@ -117,10 +119,10 @@ async def _give_up(opened: OpenDirectory, one: DamagedRange) -> None:
 
 
 def _give_up_control(options: Options, one: DamagedRange) -> None:
-    """Write an event into an unreadable range of the topic `control`. The event says that an operator has given the
-    range up.
+    """Replace an unreadable range of the topic `control` by one event, which says that an operator has given the range
+    up.
 
-    The event replaces the range itself, because nothing can be appended to `control` while a part of it is unreadable.
+    The event can't be appended at the end of `control`, because nothing can be appended while a part is unreadable.
     """
     topic, log_dir = by_name(_topics(options))[CONTROL].name, _log_dir(options)
     event = mended(one, given_up=True, actor="shell")
@@ -163,11 +165,11 @@ def _load(folder: Path) -> Manifest:
 def _mend(
     options: Options, log_dir: Path, folder: Path | None, made: Manifest | None, *, embedded: bool = False
 ) -> int:
-    """Restore damaged record batches where possible. Return one number: the batches that remain damaged, plus the
-    ranges of offsets that remain missing.
+    """Restore damaged record batches where possible. Return how many problems remain: damaged batches plus missing
+    ranges of offsets.
 
-    With `embedded`, also restore missing offsets, except in compacted topics and in partitions with batches that remain
-    damaged. A broker of a cluster gets missing offsets from the other brokers instead.
+    With `embedded`, also restore missing offsets. Compacted topics are left out, and so are partitions in which damaged
+    batches remain. In a cluster, a broker gets missing offsets from the other brokers instead.
     """
     left = 0
     table = by_name(_topics(options))
@@ -188,7 +190,8 @@ _RecordsOf = Callable[[int, int | None], list[Record]]
 
 
 def _put_in(missing: Lost, place: str, records_of: _RecordsOf | None) -> bool:
-    """Restore missing offsets of a partition from an export, up to the first offset that the export lacks.
+    """Restore missing offsets of a partition from an export. Stop at the first missing offset that is not in the
+    export.
 
     Return whether all missing offsets were restored.
     """
@@ -209,8 +212,8 @@ def _put_in(missing: Lost, place: str, records_of: _RecordsOf | None) -> bool:
 
 
 def _or_give_up(place: str, first: int, last: int) -> str:
-    """Return the last part of a message about a damaged range of the topic `control`. This part names the option that
-    gives the range up. Return an empty text for other topics.
+    """Return the end of a message about damage in the topic `control`: the option --give-up with the damaged range. For
+    other topics, return an empty text.
     """
     return f"; --give-up {place}:{first}-{last} gives up what it said" if place.startswith(CONTROL) else ""
 
@@ -218,9 +221,8 @@ def _or_give_up(place: str, first: int, last: int) -> str:
 def _mend_partition(path: Path, place: str, records_of: _RecordsOf | None) -> int:
     """Restore the damaged record batches of one partition, and return how many remain damaged.
 
-    `records_of(begin, end)` returns the export's records from the offset `begin` to before the offset `end`. If the end
-    of the damaged batch is unknown, `end` is None. After a batch with a wrong length, further damaged batches are found
-    only when that batch is restored.
+    `records_of(begin, end)` returns the export's records at the offsets [begin, end), or from `begin` on if `end` is
+    None. If a damaged batch has a wrong length, damaged batches after it are found only after it is restored.
     """
     damaged: list[str] = []
     mended = True
@@ -246,8 +248,8 @@ def _mend_partition(path: Path, place: str, records_of: _RecordsOf | None) -> in
 def _records(
     folder: Path, made: Manifest, name: str, number: int, first_offset: int, until: int | None
 ) -> list[Record]:
-    """Return a partition's records in an export from `first_offset` to before `until`, but no more than one record
-    batch can hold.
+    """Return a partition's records in an export at the offsets from `first_offset` up to, but not including, `until`.
+    If one record batch can't hold all these records, leave out the last ones.
     """
     found, size = list[Record](), 0
     for one in made.files:

@@ -106,8 +106,8 @@ def list_(
     deliveries: bool,
     as_json: bool,
 ) -> None:
-    """List messages of a queue, newest first; at most 100 without --limit. --state and --listener choose messages by
-    their deliveries.
+    """List messages of a queue, newest first; at most 100 without --limit. With --state or --listener, list only
+    messages with such deliveries.
     """
     listener_id = None
     if listener is None:
@@ -144,8 +144,8 @@ def list_(
 
 
 def _counted(deliveries: Sequence[ListedDelivery]) -> str:
-    """Return the number of deliveries in each state as text, such as `2 delivered, 1 parked`. Return `no listeners` if
-    there are no deliveries.
+    """Return how many deliveries are in each state as text, such as `2 delivered, 1 parked`. If there are no
+    deliveries, return `no listeners`.
     """
     numbers = Counter(delivery.state for delivery in deliveries)
     return ", ".join(f"{number} {state}" for state, number in numbers.most_common()) or "no listeners"
@@ -192,7 +192,7 @@ def _fitting(text: str) -> str:
 @click.argument("data")
 @asks
 def update(client: Client, *, queue: str, message_id: str, data: str, as_json: bool) -> None:
-    """Change a message's data. Deliveries that are not made yet get the new data."""
+    """Change a message's data. Deliveries that are still to be made get the new data."""
     show(client.send(everput.update_message(find_queue(client, queue), message_id, data)).message, as_json=as_json)
 
 
@@ -202,6 +202,6 @@ def update(client: Client, *, queue: str, message_id: str, data: str, as_json: b
 @click.confirmation_option(prompt="This cancels the deliveries that are not made yet. Delete the message?")
 @asks
 def delete(client: Client, *, queue: str, message_id: str, as_json: bool) -> None:
-    """Delete a message and cancel the deliveries that are not made yet."""
+    """Delete a message. Its deliveries that are still to be made are cancelled."""
     deleted = client.send(everput.delete_message(find_queue(client, queue), message_id)).message
     show_deleted("message", deleted, as_json=as_json)

@@ -18,8 +18,10 @@ def command() -> None:
 
 @command.command("list", epilog=examples("everput profiles list"))
 def list_() -> None:
-    """List the profiles. The current profile, which commands use by default, is marked with *. But if the --data-dir of
-    a command (by default `data`) has a file `api-key`, the command uses the key in this file.
+    """List the profiles. The profile that commands use by default is marked with *.
+
+    There is one exception: if the --data-dir of a command (by default `data`) has a file `api-key`, the command uses
+    the key in this file.
     """
     known = profiles.load()
     table = Table("", "profile", "url", "key", box=box.SIMPLE)
@@ -31,8 +33,10 @@ def list_() -> None:
 @command.command("use", epilog=examples("everput profiles use shop"))
 @click.argument("name")
 def use(name: str) -> None:
-    """Use this profile by default from now on. But if the --data-dir of a command (by default `data`) has a file
-    `api-key`, the command uses the key in that file.
+    """Use this profile by default from now on.
+
+    There is one exception: if the --data-dir of a command (by default `data`) has a file `api-key`, the command uses
+    the key in that file.
     """
     known = profiles.load()
     url = known.find(name).url

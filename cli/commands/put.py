@@ -62,13 +62,13 @@ def command(
     create: bool,
     quiet: bool,
 ) -> None:
-    """Put each line of FILE (or of standard input) on QUEUE, a queue's name or ID.
+    """Put each line of FILE (or of standard input) as a message on QUEUE, a queue's name or ID.
 
-    The order of the lines is not kept, because many requests run at a time. A request that is not answered, or answered
-    429, 502, 503 or 504, is retried for up to --give-up-after-s seconds; its messages are stored at most once. Empty
-    lines are skipped; the summary has their number.
+    Many requests run at the same time, so the order of the lines is not kept. A request is retried for up to
+    --give-up-after-s seconds if it gets no answer, or the answer 429, 502, 503 or 504. A retry does not store messages
+    a second time. Empty lines are skipped and counted.
 
-    A line whose request got no answer in time also counts as refused, but its message may be stored. The first 20
+    If a request gets no answer in time, its lines count as refused, but their messages may be stored. The first 20
     refused lines are shown with their numbers and the reasons. The exit code is 1 if a line was refused.
     """
     with _open(file) as source:
@@ -94,7 +94,7 @@ def _open(file: Path) -> IO[bytes]:
 
 
 def _queue(client: Client, queue: str, *, create: bool) -> str:
-    """Return the queue's id. If the queue is missing, create it with `create`; without `create`, raise
+    """Return the queue's id. If there is no such queue, create it with `create`. Without `create`, raise
     ConfigurationError.
     """
     try:

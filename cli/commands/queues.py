@@ -19,8 +19,8 @@ def command() -> None:
 @command.command("list", epilog=examples("everput queues list"))
 @asks
 def list_(client: Client, *, as_json: bool) -> None:
-    """List queues, oldest first, with the states of their listeners, and the numbers of waiting messages and of
-    retrying and parked deliveries.
+    """List queues, oldest first, with the states of their listeners, and the numbers of waiting messages, retrying
+    deliveries and parked deliveries.
     """
     pages = client.pages(everput.list_queues(health=True, backlog=True))
     found = (queue for page in pages for queue in page.queues)
@@ -58,8 +58,8 @@ def rename(client: Client, *, queue: str, name: str, as_json: bool) -> None:
 @alert_option
 @asks
 def alerts(client: Client, *, queue: str, alerts: dict[str, int] | None, as_json: bool) -> None:
-    """Change the thresholds of alerts about a queue's listeners. Thresholds without an --alert option become the
-    defaults. If a listener has a threshold of its own, the listener's threshold applies, not the queue's.
+    """Change the thresholds of alerts about a queue's listeners. A threshold without an --alert option is set to its
+    default. If a listener has a threshold of its own, this threshold applies to the listener, not the queue's.
     """
     request = everput.set_queue_alerts(find_queue(client, queue), alerts)
     show(client.send(request).queue, as_json=as_json)
@@ -70,5 +70,5 @@ def alerts(client: Client, *, queue: str, alerts: dict[str, int] | None, as_json
 @click.confirmation_option(prompt="This deletes its listeners and cancels all undelivered messages. Delete the queue?")
 @asks
 def delete(client: Client, *, queue: str, as_json: bool) -> None:
-    """Delete a queue and its listeners, and cancel the deliveries of its messages that are not made yet."""
+    """Delete a queue and its listeners. Deliveries that are still to be made are cancelled."""
     show_deleted("queue", client.send(everput.delete_queue(find_queue(client, queue))).queue, as_json=as_json)

@@ -36,14 +36,14 @@ _MESSAGES_MAX: Final = 1_000  # the most messages in one request
 def command(
     client: Client, *, queue: str, listener: str, messages: tuple[str, ...], cancel: bool, as_json: bool
 ) -> None:
-    """Retry the parked and retrying deliveries of LISTENER of QUEUE (names or IDs) now.
+    """Retry the parked and retrying deliveries of LISTENER of QUEUE (names or IDs) now: this is a redrive.
 
-    MESSAGE is a message's ID. Without MESSAGE, all parked and retrying deliveries are retried; the number that is then
-    shown leaves out retries in a worker's memory. Each delivery starts again with all its attempts. While the listener
-    is down or paused, the deliveries wait.
+    MESSAGE is a message's ID. Without MESSAGE, all parked and retrying deliveries are retried. The number that is then
+    shown leaves out deliveries whose next attempt is soon. Each delivery gets all its attempts again. While the
+    listener is down or paused, its deliveries wait.
 
-    --cancel cancels all redrives of the listener: deliveries that were not attempted since the redrive are then parked
-    or retrying again, as before the redrive.
+    --cancel cancels all redrives of the listener. If a delivery was not attempted since its redrive, it is then parked
+    or retrying as before.
     """
     if cancel and messages:
         raise click.UsageError(

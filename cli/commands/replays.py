@@ -36,8 +36,8 @@ def command(
     cancel: str | None,
     as_json: bool,
 ) -> None:
-    """Show the replays of LISTENER of QUEUE (names or IDs), oldest first. With --pause, --resume or --cancel, first
-    pause, resume or cancel one replay.
+    """Show the replays of LISTENER of QUEUE (names or IDs), oldest first. With --pause, --resume or --cancel, the
+    command first changes one of the replays.
     """
     place = find_listener(client, queue, listener)
     changes = (everput.pause_replay, pause), (everput.resume_replay, resume), (everput.cancel_replay, cancel)

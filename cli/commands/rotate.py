@@ -33,13 +33,15 @@ from projections.app import Projections
 @click.command("rotate-sealing-key", epilog=examples("everput rotate-sealing-key --data-dir data"))
 @shared_options
 def command(options: Options) -> None:
-    """Encrypt the signing secrets and headers of all listeners with a new sealing key. An interrupted command can be
-    repeated.
+    """Encrypt the signing secrets and headers of all listeners with a new sealing key. If the command is interrupted,
+    repeat it.
 
-    With the embedded Kafka, stop `everput serve` first. The command creates the new key; afterwards, DIR/sealing-key
-    holds only the new key. With --kafka, set the sealing key of all processes to NEW,OLD and restart them; NEW is a
-    new key of 32 random bytes in url-safe base64. Then run this command, also with NEW,OLD. At the end, set the key to
-    NEW, and restart the processes again.
+    With the embedded Kafka, stop `everput serve` first. The command creates the new key. At the end, DIR/sealing-key
+    holds only the new key.
+
+    With --kafka, make a new key NEW: 32 random bytes in url-safe base64. OLD is the present key. Set the sealing key of
+    all processes to NEW,OLD, and restart them. Run this command, also with NEW,OLD. Then set the key of all processes
+    to NEW, and restart them again.
     """
     logs.set_up("rotate", "warning" if options.log_level == "info" else options.log_level)
     # Use the same event loop (uvloop) as API processes and workers.
@@ -61,8 +63,8 @@ def command(options: Options) -> None:
 
 
 def _embedded(options: Options) -> int:
-    """Replace the sealing key of a server with an embedded Kafka. Return how many listeners had secrets to encrypt
-    again.
+    """Replace the sealing key of a server with an embedded Kafka. Return how many listeners had secrets that were
+    encrypted again.
 
     Until all secrets are encrypted with the new key, the key file holds both keys. After that, it holds only the new
     key.
@@ -95,12 +97,12 @@ async def _reseal_embedded(options: Options, sealer: Sealer) -> int:
 
 
 async def reseal(settings: KafkaSettings, sealer: Sealer) -> int:
-    """Encrypt the secrets of listeners with the first sealing key if they are encrypted with another key. Return the
+    """Encrypt the listeners' secrets with the first sealing key if they are encrypted with another one. Return the
     number of changed listeners.
 
     Raises ConfigurationError if no given key can decrypt a secret, or if the installation is an unfinished import. Also
-    raises ConfigurationError if running processes have meanwhile encrypted secrets with an old key. Raises Unavailable
-    if Kafka does not answer.
+    raises ConfigurationError if, at the end, some secrets are still encrypted with an old key: running processes use
+    the old key. Raises Unavailable if Kafka does not answer.
     """
     await refuse_unfinished(settings)
     count = 0

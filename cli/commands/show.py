@@ -65,8 +65,8 @@ def _text(value: Any) -> str:
 
 
 def _find(http_client: httpx.Client, queue: str, then: dict[str, str]) -> dict[str, Any]:
-    """Find a queue by its name or id, at the past time in `then` if there is one. Raises NotFound if there is no such
-    queue that the API key can read.
+    """Find a queue by its name or id. If `then` has a time (`at`), find the queue as it was at this time. Raises
+    NotFound if the API key can read no such queue.
     """
     named = log_client.ask(http_client, "/v1/queues", name=queue, **then)
     if named is not None and named["queues"]:

@@ -97,10 +97,11 @@ def command(
 ) -> None:
     """Show the listeners of QUEUE (a name or an ID), or of all queues, the worst first: state, backlog, last error.
 
-    The exit code is 1 if a listener is down or failing, or has parked deliveries. --fail-on changes this list. The exit
-    code is also 1 if a listener is beyond --lag-max or --age-max-s, or if the organization may store no more bytes. It
-    is also 1 if the log is damaged, or if a process of --admin does not answer or is not ready. The exit code is 2 if
-    the API does not answer.
+    The exit code is 1 if one of these problems is found. A listener is down or failing, or has parked deliveries
+    (--fail-on changes this list). A listener is beyond --lag-max or --age-max-s. The organization may store no more
+    bytes. The log is damaged. A process of --admin does not answer, or is not ready.
+
+    The exit code is 2 if the API does not answer.
     """
     check_address(url, key)
     with contextlib.suppress(KeyboardInterrupt), errors_as_refusals(url):
@@ -112,7 +113,7 @@ def command(
 
 
 class _Status:
-    """A run of the command `everput status`. `wrong` tells whether the newest report shows a problem."""
+    """A run of the command `everput status`. `wrong` is True if the newest report shows a problem."""
 
     def __init__(self, client: AsyncClient, url: str, queue: str | None, admin: Sequence[str], limits: Limits) -> None:
         self._url = url
@@ -141,10 +142,10 @@ class _Status:
                     await asyncio.sleep(every_s)
 
     async def look(self) -> tuple[list[ListenerRow], StorageRow, list[ProcessRow]]:
-        """Return the rows of the current report: listeners, stored bytes and processes. Raises ConfigurationError if
-        the given queue does not exist, or has no listener.
+        """Return the rows of a new report: listeners, stored bytes and processes. Raises ConfigurationError if the
+        given queue does not exist, or has no listener.
 
-        Set the attribute `wrong` of this object to True if the report shows a problem, and to False otherwise.
+        After the call, the attribute `wrong` of this object says whether the report shows a problem.
         """
         with waiting(f"the API at {self._url}"):
             seen, stored, behind = await asyncio.gather(

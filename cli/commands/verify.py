@@ -45,14 +45,16 @@ def command(options: Options, admin: Sequence[str]) -> None:
     """Read the whole log, and show each inconsistency in a line: at most 100 lines, and then the number of
     inconsistencies. The exit code is 1 if there is an inconsistency.
 
-    The command checks that each message's ID fits its partition and time, and that an event has created each item that
-    other events name, such as a queue, a listener or a message. It checks versions, times and missing offsets, the
-    results of attempts, the committed offsets of listeners, and the copies on all brokers.
+    The command checks these things: a message's ID fits the message's partition and time. Each item that an event
+    names, such as a queue, a listener or a message, was created by another event. Versions, times, the results of
+    attempts and the committed offsets of listeners are right. No offsets are missing. The copies on all brokers are
+    equal.
 
-    With --admin, it compares the state of each running process with the log. A process whose version of Everput has
-    other fields is left out. Without --kafka, it checks the index files of the embedded Kafka. If a value occurs only
-    once in the log, such as the data of a message, the command notices a change only by the checksum of the record
-    batch.
+    With --admin, it compares the state of each running process with the log. Processes whose version of Everput has
+    other fields are not compared. Without --kafka, it also checks the index files of the embedded Kafka.
+
+    Some values occur only once in the log, such as the data of a message. Only the checksum of the record batch shows
+    that such a value was changed.
     """
     logs.set_up("verify", "warning" if options.log_level == "info" else options.log_level)
     states = {f"{url} {name}".strip(): state for url in admin for name, state in _ask(url).items()}
@@ -98,7 +100,7 @@ async def _verify(options: Options, lives: Lives) -> int:
                         tell(text)
             for name, live in left.items():
                 tell(f"{name} is at offset {live['position']} of control, which is not in the log")
-            # Check only the embedded Kafka's index files: those of a Kafka cluster are usually on other machines.
+            # A Kafka cluster's index files are usually on other machines. So check only those of the embedded Kafka.
             if options.kafka is None:
                 for text in await asyncio.to_thread(wrong_files, options.data_dir / "kafka" / "kafka", table):
                     tell(text)
@@ -107,8 +109,8 @@ async def _verify(options: Options, lives: Lives) -> int:
 
 
 def wrong_files(log_dir: Path, table: Topics) -> list[str]:
-    """Return a text for each of Kafka's index files of these topics that has a wrong entry, and for each time index
-    that ends too early.
+    """Check Kafka's index files of these topics. Return a text for each index file that has a wrong entry, and for each
+    time index that ends too early.
     """
     return [
         f"{name}/{one.partition} offset {one.offset}: {one}"
@@ -118,10 +120,11 @@ def wrong_files(log_dir: Path, table: Topics) -> list[str]:
 
 
 def differences(name: str, live: Mapping[str, Any], state: State) -> Iterator[str]:
-    """Yield one text if the state of a process differs from the state that was computed from the log, else nothing.
+    """Yield a text if the state of a process differs from the state that was computed from the log. Otherwise, yield
+    nothing.
 
-    The text names the first different item, and its first different field. If only the order of the items differs, the
-    text says so.
+    The text names the first different item, and the first field that differs. If only the order of the items differs,
+    the text says that.
     """
     if live["sha256"] == state.sha256:
         return

@@ -34,11 +34,12 @@ MESSAGES: Final = Path(__file__).with_name("messages.jsonl")
 QUEUE: Final = "myapp.io/deletion-request-queue"
 STEADY: Final = "crm"
 FAILING: Final = "mail"
-REFUSE_FROM: Final = 0.25  # when this fraction of all messages has been put, the listener FAILING begins to refuse
+# After this fraction of all messages has been put, the listener FAILING begins to refuse messages.
+REFUSE_FROM: Final = 0.25
 KILL_AT: Final = 0.5
 ACCEPT_AFTER_S: Final = 2.0  # seconds after the last put
 TICK_S: Final = 0.1
-# The demo gives up after 40 s without progress, which is longer than Kafka needs to notice a dead worker.
+# The demo gives up if nothing happens for 40 s. Kafka needs less time to notice that a worker is dead.
 PATIENCE_S: Final = 40.0
 CONCURRENCY: Final = 16
 _OVER: Final = object()
@@ -95,7 +96,7 @@ def command(*, file: Path, messages: int | None, pace_s: float) -> None:
 
 async def _run(folder: Path, messages: list[str], pace_s: float) -> bool:
     this = asyncio.current_task()
-    # On SIGTERM, cancel the demo, so that it stops its processes and deletes its files, as after Ctrl-C.
+    # On SIGTERM, cancel the demo like after Ctrl-C, so that it stops its processes and deletes its files.
     if this is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     async with AsyncExitStack() as stack:
@@ -162,8 +163,9 @@ class Demo:
 
     async def _watch(self, putting: asyncio.Task[None]) -> None:
         """Cause the demo's failures one after another, and show the numbers of messages. Return when all failures are
-        over and every message that was put has arrived. Also return if nothing was put or received for PATIENCE_S
-        seconds.
+        over and every message that was put has arrived.
+
+        Also return if nothing was put or received for PATIENCE_S seconds.
         """
         course = self._course(putting)
         progress: object = None
@@ -182,8 +184,8 @@ class Demo:
             await asyncio.sleep(TICK_S)
 
     def _course(self, putting: asyncio.Task[None]) -> Iterator[None]:
-        """Cause the failures of the demo, one after another. The demo resumes this generator every TICK_S seconds, so
-        each `yield` waits TICK_S seconds.
+        """Cause the failures of the demo, one after another. This generator is resumed every TICK_S seconds, so each
+        `yield` is a pause of TICK_S seconds.
         """
         server, listeners, view = self._server, self._listeners, self._view
         while len(self._put) < REFUSE_FROM * len(self._messages) and not putting.done():

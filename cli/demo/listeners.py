@@ -25,7 +25,7 @@ from cli.processes.server import Server
 from cli.processes.sockets import bind
 
 REPORT_S: Final = 0.2
-# Refuse requests whose timestamp differs from the clock by more seconds than this (Standard Webhooks).
+# Refuse a request if its timestamp is more than this many seconds before or after the present (Standard Webhooks).
 CLOCK_SKEW_S: Final = 300
 ENOUGH_S: Final = 0.5
 
@@ -33,8 +33,8 @@ ENOUGH_S: Final = 0.5
 class Listener:
     """A listener of the demo.
 
-    `received` says for each message id how often the listener accepted the message. `refused` counts attempts that were
-    answered 503, and `probes` counts requests to the liveness URL.
+    `received` maps each message's id to how often the listener accepted the message. `refused` is the number of
+    requests with a message that were answered 503. `probes` is the number of requests to the liveness URL.
     """
 
     def __init__(self, name: str, secret: str) -> None:

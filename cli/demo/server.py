@@ -25,7 +25,8 @@ from cli import files
 from cli.options import Options, variable
 from cli.processes import supervisor_link as link
 
-READY_S: Final = 600.0  # The demo's server may take this long to start, because the first start downloads Kafka.
+# The most seconds that the demo's server may take to start. The first start is slow, because it downloads Kafka.
+READY_S: Final = 600.0
 STOP_S: Final = 32.0
 # Only our own text: this regular expression reads lines of Everput's own log, so its time need not be linear.
 _STARTED: Final = re.compile(r" process\.started process=(\S+) pid=(\d+)")
@@ -41,7 +42,7 @@ async def _spawn(*arguments: str, environment: Mapping[str, str], **more: Any) -
         *arguments,
         env=dict(environment),
         stdout=asyncio.subprocess.PIPE,
-        # In a Unix session of its own, a child process gets no Ctrl-C from the terminal.
+        # A child process with a Unix session of its own gets no Ctrl-C from the terminal.
         # Ctrl-C reaches only the main process of the demo, which then stops its child processes.
         start_new_session=True,
         **more,
@@ -57,10 +58,10 @@ def _environment() -> dict[str, str]:
 
 
 class DemoServer:
-    """The server of the demo, `everput serve` as a child process.
+    """The server of the demo: `everput serve` as a child process.
 
-    `url` and `api_key` are set when the server has started. `pids` has the pids of the server's processes by name, and
-    `ready` has the names of the processes that are ready.
+    `url` and `api_key` are set when the server has started. `pids` maps the name of each process of the server to its
+    process id. `ready` has the names of the processes that are ready.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -138,8 +139,8 @@ class DemoServer:
 class DemoListeners:
     """The demo's listeners, which run in a process of their own.
 
-    `ports` maps each listener's name to its port. `counts` maps each listener's name to its counters; the process of
-    the listeners sends them every fifth of a second.
+    `ports` maps each listener's name to its port. `counts` maps each listener's name to its counters. The process of
+    the listeners sends the counters every fifth of a second.
     """
 
     def __init__(self, secrets: Mapping[str, str]) -> None:

@@ -22,13 +22,13 @@ PLAIN_EVERY_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """The counts of one listener, as the demo shows them."""
+    """The counts of one listener, for the demo's table."""
 
     name: str
     state: str
     # the number of different messages that this listener has accepted
     received: int
-    # the number of messages that were put and that this listener has not accepted yet
+    # the number of messages that were put and that this listener has not accepted so far
     waiting: int
     # the number of attempts (without probes) that this listener answered with 503
     refused: int

@@ -20,10 +20,10 @@ from cli.printing import say, stderr
 @click.command("check", epilog=examples("everput check backup"))
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="DIR")
 def command(folder: Path) -> None:
-    """Compare the files of an export in DIR with its manifest: SHA-256, sizes and numbers of rows.
+    """Compare the files of an export in DIR with its manifest: SHA-256, sizes and numbers of rows. No server is needed.
 
-    DIR was written by `everput export` or `everput export-all`. No server is needed. The exit code is 2 if a file
-    differs or is missing, or the export is incomplete.
+    DIR is a folder that `everput export` or `everput export-all` has written. The exit code is 2 if a file differs or
+    is missing, or if the export is incomplete.
     """
     made = manifest.load(folder)
     if made is None:

@@ -48,11 +48,12 @@ _ENDINGS: Final = {"jsonl": "jsonl", "parquet": "parquet"}
     help="Format of the files.",
 )
 def command(*, folder: Path, url: str, key: str, begin: str | None, end: str | None, form: str) -> None:
-    """Write the organization's events to DIR, with a manifest of counts and SHA-256. The key needs the scope `audit`.
+    """Write the organization's events to DIR, with a manifest that has their numbers and SHA-256. The key needs the
+    scope `audit`.
 
-    An interrupted export continues when the command is repeated, with the time range of the first run. A complete
-    export can't be given another time range. Secrets are left out, so the files can't be imported; for a backup, use
-    `everput export-all`.
+    If an export is interrupted, repeat the command: it continues with the time range of the first run. For another time
+    range than that of a complete export, choose another DIR. Secrets are left out, so the files can't be imported. For
+    a backup, use `everput export-all`.
     """
     if form == "parquet":
         parquet.check_installed()
@@ -140,15 +141,17 @@ class _Writer:
         _write(self._folder, self._made, self._lines, "")
 
     def _wait(self) -> None:
-        """Wait until the previous file of the export is written, so that at most two files are in memory at a time. If
-        that file could not be written, raise the error.
+        """Wait until the previous file of the export is written. So at most two files are in memory: one that is being
+        written, and the next. If the previous file could not be written, raise the error.
         """
         if self._writing is not None:
             self._writing.result()
 
 
 def _check_owner(made: Manifest, part: log_client.Part) -> None:
-    """Refuse an API key of another organization, because the manifest's cursor is valid for one organization only."""
+    """Refuse an API key of another organization than the one whose export is in the folder. The export's cursor is
+    valid for its own organization only.
+    """
     if part.lines:
         owner = orjson.loads(part.lines[0])["event"]["organization_id"]
         made.organization_id = made.organization_id or owner
@@ -162,7 +165,7 @@ def _check_owner(made: Manifest, part: log_client.Part) -> None:
 def _write(folder: Path, made: Manifest, lines: list[bytes], cursor: str) -> None:
     """Write the next file of the export, and store in the manifest the cursor from which the export continues."""
     if not made.files:
-        # Write the manifest first: if the command is killed, the folder is still recognized as an export.
+        # Write the manifest before the first file: if the command is killed, the folder still counts as an export.
         manifest.save(folder, made)
     made.cursor = cursor
     if not lines:

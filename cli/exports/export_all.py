@@ -46,12 +46,12 @@ _MOMENTS_MAX: Final = 20
 def command(options: Options, folder: Path) -> None:
     """Back up the whole log and the listeners' cursors to DIR: all organizations, encrypted secrets and hashes of keys.
 
-    The installation may keep running. The command copies the topic `outstanding` first, and then chooses where the
-    backup ends; later events are not in the backup. An interrupted backup continues when the command is repeated. Keep
+    The installation may keep running. The command first copies the topic `outstanding`, and then chooses where the
+    backup ends. Later events are not in the backup. If a backup is interrupted, repeat the command to continue. Keep
     the sealing key, too, but in another place.
 
-    Damaged records are left out and named, also in the manifest. The exit code is then 1, and `everput import` refuses
-    the backup.
+    If records are damaged, they are left out, and their offsets are shown and written to the manifest. The exit code is
+    then 1, and `everput import` refuses the backup.
     """
     logs.set_up("export", "warning" if options.log_level == "info" else options.log_level)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -93,8 +93,8 @@ async def _begin(found: Cluster, folder: Path) -> Manifest:
     """Write the listeners' committed offsets and the topic `outstanding`, and then choose the end offsets of the other
     topics.
 
-    If the export was interrupted before the end offsets were chosen, the whole export begins again, because
-    `outstanding` must be read without a pause (docs/backup.md).
+    The topic `outstanding` must be read without a pause (docs/backup.md). So if the export is interrupted before the
+    end offsets are chosen, the whole export begins again.
     """
     _, requests, table = found
     made = Manifest(kind="all", partitions=table.messages.partitions)
@@ -117,11 +117,10 @@ async def _begin(found: Cluster, folder: Path) -> Manifest:
 
 
 async def _moment(requests: KafkaRequests, table: Topics) -> dict[str, list[int]]:
-    """Choose the end offsets of the topics. No exported event may refer to a record at or after the end offset of
-    another topic.
+    """Choose the end offsets of the topics, such that no exported event refers to a record that is not exported.
 
-    The end of `control` must not be before that of `messages`, so that each message's queue is exported. No listener
-    may begin after the end of `messages`, because such a listener would miss messages of the restored installation.
+    For example, each exported message needs the event in `control` that created its queue. And no exported listener may
+    begin after the end of `messages`: after a restore, such a listener would miss messages.
     """
     deliveries = await _ends(requests, table.deliveries)
     changes = await _ends(requests, table.changes)
@@ -163,9 +162,9 @@ async def _partition(
 ) -> AsyncGenerator[int, None]:
     """Write the rest of a partition, one file at a time. Yield how many offsets each fetch covered.
 
-    Without `end`, read the partition to its current end. The export of a compacted topic then has the newest record of
-    each key. With an older end offset, the record of a key could be missing: compaction deletes a record after its key
-    is written again.
+    Without `end`, read the partition to its present end. This is needed for a compacted topic: only then, the export
+    has the newest record of each key. With an older end, a key's record could be missing: compaction deletes the older
+    records of a key.
     """
     mine = sum(one.topic == name and one.partition == number for one in made.files)
     at = made.next.get(f"{name}/{number}", (await requests.offsets(topic.name, {number: EARLIEST}))[number])

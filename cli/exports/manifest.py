@@ -42,16 +42,17 @@ class Manifest(msgspec.Struct, kw_only=True):
 
     # The kind of export: `organization` for events of one organization, `all` for a whole installation.
     kind: str
-    # For an export of one organization: the files' `format`, and the `from` and `to` of its reads of `/v1/log`.
+    # For an export of one organization: the files' `format`, and the time range (`from`, `to`) that is read from
+    # `/v1/log`.
     query: dict[str, str] = {}
     files: list[File] = []
     complete: bool = False
-    # The id of the events' organization; empty before the first event, and in an export of a whole installation.
+    # The id of the organization whose events are exported. Empty if no event was read yet, or for a whole installation.
     organization_id: str = ""
     cursor: str = ""
     # For an export of a whole installation: the end offset of each partition of each exported topic.
     ends: dict[str, list[int]] = {}
-    # By TOPIC/PARTITION: the offset at which an interrupted export continues in the partition.
+    # For each partition (TOPIC/PARTITION): the offset at which an interrupted export continues.
     next: dict[str, int] = {}
     # For an export of a whole installation: the number of partitions of each exported topic except `control`.
     partitions: int = 0
@@ -62,8 +63,8 @@ class Manifest(msgspec.Struct, kw_only=True):
 
 
 def load(folder: Path) -> Manifest | None:
-    """Load the manifest of an export's folder. Return None if the folder is missing or empty, or has only names that
-    begin with a dot (unfinished files).
+    """Load the manifest of an export's folder. Return None if there is no export yet: the folder is missing or empty,
+    or has only unfinished files, whose names begin with a dot.
 
     Raises ConfigurationError if the folder holds something else or an export in another format, or if the manifest
     can't be read.
@@ -94,7 +95,9 @@ def save(folder: Path, manifest: Manifest) -> None:
 
 
 def add(folder: Path, manifest: Manifest, name: str, rows: int, write: Callable[[Path], None], **place: Any) -> None:
-    """Write a file of the export with the function `write`, and then the manifest that lists the file."""
+    """Write a file of the export, add it to the manifest, and save the manifest. `write` is a function that writes the
+    file's content to a path.
+    """
     draft = folder / f".{name}"
     make_private(draft)
     write(draft)
@@ -120,8 +123,8 @@ def digest(folder: Path) -> str:
 
 
 def check(folder: Path, manifest: Manifest) -> Iterator[int]:
-    """Hash all files of an export again, and yield the size of each. Raises ConfigurationError if a file is missing or
-    differs from the manifest.
+    """Compare the size and the SHA-256 of each file of an export with the manifest, and yield the size. Raises
+    ConfigurationError if a file is missing or differs from the manifest.
     """
     for one in manifest.files:
         try:

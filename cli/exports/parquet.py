@@ -15,8 +15,10 @@ from broker.errors import ConfigurationError
 
 
 class _Fields(msgspec.Struct, gc=False):
-    """The fields of an event that have columns of their own in a Parquet file. Further columns hold the record's topic,
-    partition, offset and log time, and the whole event as JSON.
+    """The fields of an event that have columns of their own in a Parquet file.
+
+    The file has more columns: the topic, partition, offset and log time of the event's record, and the whole event as
+    JSON.
     """
 
     type: str

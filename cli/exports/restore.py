@@ -39,7 +39,7 @@ from cli.printing import say, stderr
 
 _APPEND_RECORDS: Final = 5_000
 _CURSORS_AT_ONCE: Final = 1_000
-# An import may change the offsets of records in these topics, because nothing refers to these offsets.
+# In these topics, an imported record may get another offset than in the backup: nothing refers to its offset.
 _SHIFTING: Final = ("outstanding", "claims")
 
 
@@ -47,13 +47,15 @@ _SHIFTING: Final = ("outstanding", "claims")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="DIR")
 @shared_options
 def command(options: Options, folder: Path) -> None:
-    """Restore the backup in DIR into an empty installation. Every record gets its old offset. The topics `outstanding`
-    and `claims` are an exception: nothing refers to their offsets.
+    """Restore the backup in DIR into an empty installation. Every record gets its old offset, except in the topics
+    `outstanding` and `claims`, to whose offsets nothing refers. An installation that is not empty is refused.
 
     Without --kafka, the installation is a new --data-dir, for `everput serve`. Before you start a process of Everput on
     it, set EVERPUT_SEALING_KEY to the sealing key of the old installation, or write this key to the file sealing-key of
-    the new data directory. An installation that is not empty is refused. To continue an interrupted import, repeat the
-    command. No process of Everput starts on the installation until the import is complete.
+    the new data directory.
+
+    If an import is interrupted, repeat the command to continue. Until the import is complete, no process of Everput
+    starts on the installation.
     """
     logs.set_up("import", "warning" if options.log_level == "info" else options.log_level)
     made = manifest.load(folder)
@@ -131,10 +133,11 @@ async def _kafka(options: Options, made: Manifest) -> AsyncIterator[KafkaSetting
 
 
 def _begins(folder: Path, made: Manifest) -> dict[tuple[str, int], int]:
-    """Return the first exported offset of each partition whose oldest records Kafka had deleted before the export.
-    Other records refer to offsets of messages, so the import must keep the offsets.
+    """Return the first exported offset of each partition that does not begin at offset 0. Kafka had deleted the older
+    records of these partitions before the export. The import must give all records their old offsets, because other
+    records refer to them.
 
-    Raises ConfigurationError if the backup lacks later records of a partition, or any records of the topic `control`.
+    Raises ConfigurationError if records are missing between exported records, or at the beginning of `control`.
     """
     found = {}
     places = [(one.topic, one.partition, one.first, one.rows) for one in made.files if one.topic not in _SHIFTING]
@@ -162,7 +165,9 @@ def _begins(folder: Path, made: Manifest) -> dict[tuple[str, int], int]:
 
 
 async def _there(requests: KafkaRequests, table: Topics) -> dict[tuple[str, int], int]:
-    """Return the end offsets of the partitions in the target Kafka. They tell how far an interrupted import came."""
+    """Return the end offsets of the partitions in the Kafka that is imported into. After an interrupted import, they
+    tell how many records were imported.
+    """
     found: dict[tuple[str, int], int] = {}
     for name, topic in by_name(table).items():
         ends = await requests.offsets(topic.name, dict.fromkeys(range(topic.partitions), LATEST))
@@ -173,7 +178,7 @@ async def _there(requests: KafkaRequests, table: Topics) -> dict[tuple[str, int]
 async def _begin_at(
     kafka: KafkaSettings, requests: KafkaRequests, topic: str, partition: int, there: int, begin: int
 ) -> None:
-    """Make a partition begin at the offset `begin`, as the exported partition does."""
+    """Make a partition begin at the offset `begin`, like the exported partition."""
     if there < begin:
         await fill(kafka, topic, partition, begin - there)
     await requests.delete_before(topic, partition, begin)
@@ -188,8 +193,8 @@ def _check_empty(there: dict[tuple[str, int], int]) -> None:
 
 
 async def _append(restorer: Restorer, table: Topics, folder: Path, one: manifest.File, there: int) -> int:
-    """Write those records of an exported file that Kafka does not have yet. Return how many records of the file Kafka
-    already had.
+    """Write the records of an exported file to Kafka, except the first `there` ones, which Kafka already has. Return
+    how many of the file's records Kafka already had.
     """
     topic = by_name(table)[one.topic]
     skipped = min(there, one.rows)

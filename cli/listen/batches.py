@@ -12,11 +12,11 @@ import orjson
 
 from broker.core.batching import failed_ids
 
-_BATCH: Final = "batch_"  # prefix of the webhook-id of a batch
+_BATCH: Final = "batch_"  # If a header `webhook-id` begins with this text, the request is a batch of messages.
 
 
 def is_batch(request_id: str | None) -> bool:
-    """Return whether the request with this `webhook-id` is a batch."""
+    """Return whether a request is a batch of messages. `request_id` is the request's header `webhook-id`."""
     return (request_id or "").startswith(_BATCH)
 
 
@@ -27,7 +27,7 @@ def messages_in(body: str) -> Sequence[Mapping[str, Any]]:
 
 
 def notifications(request: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Split a request's body by message. Return for each message the body of a request with only this message."""
+    """Return the messages of a request, each in the form of a request's body with one message."""
     body = request["body"]
     if not is_batch(request["headers"].get("webhook-id")):
         return [orjson.loads(body)]
@@ -35,8 +35,8 @@ def notifications(request: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def failed_in(answer: bytes, body: str) -> list[str]:
-    """Return the ids of the batch's messages that the local program rejects with its answer `{"failed": [ids]}`. Other
-    ids in the answer are left out.
+    """Return the ids of those messages of a batch that the local program rejects with its answer `{"failed": [ids]}`.
+    Ignore other ids in the answer.
     """
     rejected = failed_ids(answer)
     return [message["id"] for message in messages_in(body) if message["id"] in rejected]

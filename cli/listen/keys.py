@@ -98,14 +98,15 @@ class History:
 
 
 def is_ours(descriptor: int) -> bool:
-    """Return whether a file descriptor is a terminal from which the process may read. A process that reads from its
-    terminal while it runs in the background is stopped.
+    """Return whether a file descriptor is a terminal from which this process may read. A process in the background may
+    not: the system would stop it.
     """
     if not os.isatty(descriptor):
         return False
     try:
         return os.tcgetpgrp(descriptor) == os.getpgrp()
-    except OSError:  # the file is a terminal, but not the terminal that controls this process
+    # The file is a terminal, but not the one that controls this process. So reading does not stop this process.
+    except OSError:
         return True
 
 

@@ -34,7 +34,7 @@ GIVE_UP_AFTER_S = 10.0
 
 
 class _Place(NamedTuple):
-    """A listener that the command serves: its queue, its name, and the local address."""
+    """A listener of `everput listen`: its queue, its name, and the local address that gets its messages."""
 
     queue: str
     queue_id: str
@@ -98,10 +98,11 @@ def command(
 ) -> None:
     """Deliver the messages of each QUEUE (a name or an ID) to addresses on this machine.
 
-    Each --to becomes a listener of each queue. A new listener gets the messages that are put from now on. Without
-    --temporary, the listener stays when the command ends; its messages wait until the same command is started again.
+    For each QUEUE and each --to, there is a listener. A new listener gets the messages that are put from now on. When
+    the command ends, the listener stays, and its messages wait until the same command is started again. With
+    --temporary, the listener is deleted instead.
 
-    Anybody who may put messages on the queue can send requests to these addresses while the command runs. At a
+    While the command runs, anybody who may put messages on the queue can send requests to these addresses. At a
     terminal, press r to send the last request again, b to show bodies, l to list the requests, and q to quit.
     """
     names = names_of(to, name, temporary=temporary)
@@ -134,7 +135,7 @@ def risk(url: str, queues: Sequence[str], targets: Sequence[str]) -> str:
 
 
 def _places(url: str, key: str, queues: Sequence[str], targets: Sequence[tuple[str, str]]) -> list[_Place]:
-    """Find the queues by name or id, and return a place for each pair of a queue and a local address. Raises
+    """Find the queues by name or id. Return the listeners to serve: one for each queue and each local address. Raises
     ConfigurationError if a queue is missing.
     """
     try:
@@ -146,7 +147,9 @@ def _places(url: str, key: str, queues: Sequence[str], targets: Sequence[tuple[s
 
 
 def _end(url: str, key: str, served: Mapping[str, _Place], temporary: Container[str]) -> None:
-    """Delete the served listeners whose ids are in `temporary`. For each other served listener, print that it stays."""
+    """Delete those listeners of this run whose ids are in `temporary`. For each other listener of this run, print that
+    it stays.
+    """
     for listener_id, place in served.items():
         if listener_id not in temporary:
             say(
@@ -177,8 +180,9 @@ async def _show_secret(url: str, key: str, place: _Place, listener_id: str) -> N
 class _Listening:
     """A run of `everput listen`. At a terminal, it reads key presses, and gives each request a number.
 
-    `served` has the listeners that were served, by id. `created` has the ids of the listeners that did not exist before
-    this run. With `new_names`, the listeners' names have a random part, so all listeners are new.
+    `served` maps the id of each listener that got a tunnel to its queue and local address. `created` has the ids of the
+    listeners that did not exist before. With `new_names`, the names of listeners have a random part, so all listeners
+    are new.
     """
 
     def __init__(self, show: Show, *, once: bool, terminal: bool, new_names: bool) -> None:
@@ -200,17 +204,19 @@ class _Listening:
         places: Sequence[_Place],
         wants: Callable[[dict[str, Any]], bool] | None,
     ) -> None:
-        """Keep a tunnel open for each place until the command ends. A place is a queue with a local address.
+        """Keep a tunnel open for each of `places` (a queue with a local address) until the command ends.
 
-        Raises an exception group: with Lost if a tunnel must not be opened again, or with ConfigurationError if the API
-        refuses a tunnel.
+        Raises an exception group. It has an error Lost if a tunnel must not be opened again, and a ConfigurationError
+        if the API refuses a tunnel.
         """
 
         showing: list[asyncio.Task[None]] = []
 
         def on_event(place: _Place, event: str, **fields: Any) -> None:
             if event == "listening":
-                # If names have a random part, this run created the listener, even if the answer that says so was lost.
+                # A listener whose name has a random part was created by this run.
+                # If the answer with `created` true was lost, the next answer has `created` false, though the listener
+                # is new.
                 if self._new_names or fields.get("created", False):
                     self.created.add(fields["id"])
                 if fields["id"] not in self.served:
@@ -231,7 +237,7 @@ class _Listening:
                 await self._end.wait()
                 for one in (*running, *self._tasks):
                     one.cancel()
-            if showing:  # `--once` may end the command before the signing secret is shown, so wait for the secret.
+            if showing:  # `--once` can end the command before the signing secret is shown, so wait for the secret.
                 await asyncio.wait(showing, timeout=GIVE_UP_AFTER_S)
 
     def _told(

@@ -26,8 +26,8 @@ class Show:
     ) -> None:
         """Print an event of `everput listen`: listening, disconnected or answered.
 
-        `number` is the number of the request, if the user can select requests by number. `created` says that this
-        connection has created the listener, so that no earlier messages wait for the listener.
+        `number` is the number of the request, or None if the user can't choose requests by number. If `created` is
+        True, this connection has created the listener, so no earlier messages wait for it.
         """
         if self._as_json:
             shown = {

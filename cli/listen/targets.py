@@ -19,15 +19,15 @@ from broker.core.names import NAME_CHARS_MAX
 from broker.errors import ConfigurationError
 
 FIELDS: Final = ("name", "data", "queue")
-# This regular expression takes linear time on any input, because a slash separates its two repetitions.
+# This regular expression takes linear time on any input: its only unbounded repetition begins at a `/`.
 _PORT: Final = re.compile(r"(\d{1,5})(/.*)?", re.ASCII | re.DOTALL)
-# This regular expression takes linear time on any input, because its repetitions are bounded, except the last one.
+# This regular expression takes linear time on any input: only its last repetition is unbounded.
 _HOST: Final = re.compile(r"[\w.-]{1,253}:\d{1,5}(?:/.*)?", re.ASCII | re.DOTALL)
 
 
 class Address(click.ParamType):
-    """The type of an option whose value is a local address: `3000`, `3000/hook`, `localhost:3000`, or a URL. The
-    option's value is converted to a URL.
+    """The type of an option whose value is a local address: `3000`, `3000/hook`, `localhost:3000`, or a URL. An address
+    without a scheme is converted to a URL.
     """
 
     name = "address"
@@ -46,8 +46,8 @@ class Address(click.ParamType):
 
 
 class Filter(click.ParamType):
-    """The type of an option whose value is a condition on messages, such as `name=order-*`. The option's value is
-    converted to a field and a pattern.
+    """The type of an option whose value is a condition on messages, such as `name=order-*`. The command gets it as a
+    pair of a field and a pattern.
     """
 
     name = "filter"
@@ -60,18 +60,20 @@ class Filter(click.ParamType):
 
 
 def wanted(filters: Sequence[tuple[str, str]], notification: dict[str, Any]) -> bool:
-    """Return whether a message matches all filters. `notification` is the body that a listener gets."""
+    """Return whether a message matches all filters, which are pairs of a field and a pattern. `notification` has the
+    message and its queue, as in the body that a listener gets.
+    """
     message = notification["message"]
     values = {"name": message["name"], "data": message["data"], "queue": notification["queue"]["name"]}
     return all(fnmatchcase(values[field], pattern) for field, pattern in filters)
 
 
 def names_of(targets: Sequence[str], given: Sequence[str], *, temporary: bool = False) -> Sequence[str]:
-    """Return the names of the listeners: one for each local address, in the order of the addresses.
+    """Return the names of the listeners: one for each local address (`targets`), in the order of the addresses.
 
-    Without `given` names, a name is made from the local address and the name of this machine. With `temporary`, this
-    name also gets a random part, so that the listener is a new one. The command deletes only listeners that it has
-    created.
+    These are the `given` names, if any. Otherwise, a name is made from the local address and the name of this machine.
+    With `temporary`, this name also gets a random part: the listener is then new, and the command may delete it at the
+    end.
 
     Raises ConfigurationError if two listeners would have the same name, or if there is not one given name for each
     address.
@@ -87,7 +89,7 @@ def names_of(targets: Sequence[str], given: Sequence[str], *, temporary: bool = 
 
 
 def _shortened(name: str) -> str:
-    """Shorten a long name to the allowed length. The same long name always gives the same short name."""
+    """Shorten a name that is longer than allowed. The same name is always shortened to the same text."""
     if len(name) <= NAME_CHARS_MAX:
         return name
     digest = sha256(name.encode()).hexdigest()[:16]

@@ -25,7 +25,7 @@ from cli.listen.batches import failed_in, is_batch, notifications
 REVOKED: Final = 4401  # the WebSocket close codes of api/tunnel.py
 DELETED: Final = 4404
 TAKEN_OVER: Final = 4409
-# A request of 8 MiB may have twice as many bytes in the tunnel's JSON, because quotes are escaped.
+# The longest text in the tunnel. A request of 8 MiB can take 16 MiB there, because each quote gets a backslash.
 TEXT_BYTES_MAX: Final = 32 << 20
 ANSWER_S: Final = 120.0  # the longest `timeout_ms` that a listener may have
 ALIVE_S: Final = 1.0
@@ -42,10 +42,12 @@ class Lost(Exception):
 class TunnelClient:
     """The client's end of one tunnel, which passes requests on to the local address `target`.
 
-    `on_event` is called with the name of each event and its fields: listening, disconnected or answered. `wants`
-    returns whether a message is passed on; other messages are accepted and dropped. If `wants` is None, all messages
-    are passed on. If `wants` is true for one message of a batch, the whole batch is passed on, because the signature is
-    for the whole batch.
+    `on_event` is called with the name of each event and its fields: listening, disconnected or answered. `wants` is a
+    function that says whether a message is passed on. All other messages are accepted and dropped. If `wants` is None,
+    all messages are passed on.
+
+    A batch is passed on if `wants` returns True for at least one of its messages. The batch is never split, because its
+    signature is for the whole batch.
     """
 
     def __init__(
@@ -73,8 +75,10 @@ class TunnelClient:
         self._answering: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Keep the tunnel open until the task is cancelled. Raises Lost if the tunnel must not be opened again. Raises
-        ConfigurationError if the API refuses the tunnel with a status below 500, except 429.
+        """Keep the tunnel open until the task is cancelled.
+
+        Raises Lost if the tunnel must not be opened again. Raises ConfigurationError if the API refuses the tunnel with
+        a status below 500, except 429.
         """
         pause_s = PAUSE_S_MIN
         async with self._http:
@@ -131,14 +135,16 @@ class TunnelClient:
             self._on_event("answered", request=message, resend=partial(self.resend, message), **shown)
 
     async def resend(self, message: dict[str, Any], number: int) -> None:
-        """Send a request to the local address again, and show the answer with the request's number. The API does not
-        get this answer.
+        """Send a request to the local address again, and show the answer with the request's number. The answer is not
+        sent to the API.
         """
         _, shown = await self._pass_on_wanted(message)
         self._on_event("answered", resent=True, number=number, **shown)
 
     async def _alive(self, _message: dict[str, Any]) -> tuple[dict[str, Any], None]:
-        """Answer whether a program accepts a connection at the local address within ALIVE_S seconds."""
+        """Return the answer to the API's request for liveness: whether a program at the local address accepts a
+        connection within ALIVE_S seconds.
+        """
         try:
             async with asyncio.timeout(ALIVE_S):
                 _, writer = await asyncio.open_connection(*self._place)
@@ -161,7 +167,7 @@ class TunnelClient:
             after = int(text) if text.isdecimal() else None
             if is_batch(headers.get("webhook-id")) and answer.is_success:
                 failed = failed_in(answer.content, body)
-        # The local program can't be reached, so it has received nothing. Answer `away`: the attempt does not count.
+        # The local program can't be reached, so it got nothing. Answer `away`: this does not count as an attempt.
         except httpx.ConnectError:
             status, error = int(HTTPStatus.BAD_GATEWAY), "nobody-there"
         except httpx.HTTPError as failure:
