@@ -29,9 +29,9 @@ from broker.settings import KafkaSettings
 
 
 class State(NamedTuple):
-    """The directory (such as accounts, queues and listeners) after all events of `control` before the offset
-    `position`, as a hash. `digests` has a checksum of each field of the directory, so that two different directories
-    can be compared field by field.
+    """A hash of the directory (all accounts, queues, listeners and so on) at one offset of `control`. The directory is
+    the result of the events before the offset `position`. `digests` has checksums of the directory's fields. If two
+    directories differ, the checksums show in which field.
     """
 
     position: int
@@ -40,10 +40,10 @@ class State(NamedTuple):
 
 
 class Verifier:
-    """The check of a whole log, for `everput verify`.
+    """The check of Everput's whole log, for `everput verify`.
 
-    To show progress, `read` is called with the number of offsets that were just read. After findings() has ended,
-    `control.state` is the directory: the accounts, queues, listeners and more that the events of `control` result in.
+    The check calls `read` with the number of offsets that it has just read, so that the caller can show progress. After
+    findings() has ended, `control.state` is the directory: all accounts, queues, listeners and so on.
     """
 
     def __init__(
@@ -75,8 +75,8 @@ class Verifier:
         return size
 
     async def findings(self, positions: Collection[int] = ()) -> AsyncGenerator[Finding | State, None]:
-        """Yield the errors that the check finds in the log, and the parts that can't be checked, in the order of
-        reading. At each offset of `control` in `positions`, also yield the state of the directory. Raises
+        """Check the log, and yield a Finding for each error, and for each part of the log that can't be checked. Also
+        yield a State (a hash of the directory) at each offset of `control` that `positions` names. Raises
         LogUnavailable if Kafka does not answer.
         """
         messages = await self._bounds(self._topics["messages"])
@@ -173,8 +173,8 @@ class Verifier:
         if any(checks.may_be_unseen() for checks in others):
             end = (await self._requests.offsets(topic.name, {number: LATEST}))[number]
             async for finding in self._checked(messages, topic, messages.end, end):
-                # Report no errors here: the message's queue may be newer than this program's read of `control`.
-                # The next run reports an error that is real.
+                # Report no errors in new messages here: their queues may be newer than this check's read of `control`.
+                # The next run of `everput verify` checks the new messages again, and reports their errors.
                 if not finding.wrong:
                     yield finding
             for checks in others:
@@ -185,8 +185,8 @@ class Verifier:
         named, who = self.control.named.get(number, (0, ""))
         if named > latest:
             yield Finding("messages", number, None, f"the {who} names offset {named}, after the end of the topic")
-        # Retention may delete a message during this check, while Kafka still has records about its deliveries.
-        # Read the partition's first offset again, because messages below it are not missing but deleted by retention.
+        # Retention may have deleted messages during this check, while Kafka still has records about their deliveries.
+        # Read the first offset again: a message below this offset was deleted by retention, so it is not missing.
         messages.begin = max(messages.begin, (await self._requests.offsets(topic.name, {number: EARLIEST}))[number])
         for listener in listeners.values():
             cursor = cursors[listener.id].get(number)
@@ -209,15 +209,15 @@ class Verifier:
                 yield finding
 
     async def _lost_ends(self, number: int, latest: int) -> list[Finding]:
-        """Check whether workers have committed an offset beyond the end of this partition of `messages`. In this case,
-        Kafka has lost messages: return a finding. Otherwise return an empty list.
+        """Return a finding if workers have committed an offset beyond the end of this partition of `messages`, because
+        Kafka has then lost messages. Otherwise return an empty list.
         """
         topic = self._topics["messages"].name
         rows = await self._requests.groups.committed(self._workers_group, topic, [number])
         tail = rows.get(number, (0, ""))[0]
         if (
             tail > latest
-        ):  # Workers may have read messages that are newer than the end offset, so read the end offset again.
+        ):  # New messages may have moved the partition's end since it was read, so read the end offset again.
             latest = (await self._requests.offsets(topic, {number: LATEST}))[number]
         if tail <= latest:
             return []
@@ -226,8 +226,8 @@ class Verifier:
     async def _checked(self, checks: Checks, topic: Topic, begin: int, end: int) -> AsyncGenerator[Finding, None]:
         """Check a partition from `begin` to `end`, and yield the findings.
 
-        The topic `outstanding` is read beyond `end`, until its current end. Kafka's compaction may have removed a
-        delivery's record before `end`, because a newer record of the delivery is after `end`.
+        For the topic `outstanding`, read on to its current end. If a delivery has a newer record after `end`, Kafka's
+        compaction may have removed the delivery's record before `end`.
         """
         while True:
             reached = end
@@ -251,7 +251,7 @@ class Verifier:
             yield finding
 
     async def _receivers_since(self, begin: int) -> set[str]:
-        """Return the ids of the listeners and replays that were created in `control` from this offset on."""
+        """Return the ids of the listeners and replays that were created at or after the offset `begin` of `control`."""
         topic = self._topics["control"]
         ((_,), (end,)) = await self._bounds(topic)
         found: set[str] = set()

@@ -54,7 +54,7 @@ class WrongPassword(BrokerError):
 
 
 class AccountBlocked(BrokerError):
-    """The account is blocked; the operator of this server can say why, and unblock it."""
+    """The account is blocked, so nobody can sign in to it. Only the operator of this server can unblock the account."""
 
     code = "account-blocked"
 
@@ -100,8 +100,8 @@ class AccountCommands:
         """Return the account with this e-mail address and password.
 
         Raises WrongPassword if there is no such account, or if a temporary password was used or has expired. The check
-        takes as long for an unknown e-mail address as for a known one, so that its duration does not tell which
-        addresses have an account. Raises AccountBlocked if the password is right but the account is blocked.
+        takes as long for an unknown e-mail address as for a known one, so that nobody can find out by its duration
+        which addresses have an account. Raises AccountBlocked if the password is right but the account is blocked.
         """
         await self._view.caught_up()
         account = self._view.state.accounts.account(email)
@@ -147,7 +147,7 @@ class AccountCommands:
             if session is not None:
                 await self.end_session(session, request_id=request_id)
             raise WrongPassword(_WRONG)
-        # If the session is gone, newer sessions have replaced it, or all sessions of the account were ended.
+        # The new session may have ended already: newer sessions have replaced it, or all sessions of the account ended.
         if session is None:
             raise Unavailable(
                 f"This new session has already ended. An account has at most {SESSIONS_MAX} sessions, and newer ones "
@@ -178,8 +178,8 @@ class AccountCommands:
         """Replace the password of an account after the person has proved their identity in another way, such as by
         e-mail.
 
-        All sessions of the account end. The log gets the events of a reset to a one-time password, of a sign-in with
-        it, and of a change of the password. Raises Refused if the new password is not allowed.
+        All sessions of the account end. This function resets the password to a one-time password, signs in with it, and
+        changes the password. The log gets an event of each step. Raises Refused if the new password is not allowed.
         """
         await self._passwords.hash(new_password, about=(account.email,), pointer="/new_password")
         password, _ = await self.reset_password(account.id, request_id=request_id)
@@ -213,7 +213,7 @@ class AccountCommands:
         )
         if await record(self._control, self._view, event):
             return True
-        # Return True also if another request of this session has unlinked the account meanwhile.
+        # If another request of this session has unlinked the account meanwhile, return True, too.
         accounts = self._view.state.accounts
         now = accounts.by_id.get(account.id)
         return now is not None and now.identity is None and session.id in accounts.sessions
@@ -270,12 +270,12 @@ class AccountCommands:
     async def delete(self, account_id: str, *, even_if_last: bool = False, request_id: str = "") -> list[Organization]:
         """Delete the account, and return the organizations in which no owner can sign in any more.
 
-        Raises LastMember if there are such organizations and `even_if_last` is not set. Raises NotFound if there is no
-        such account. Raises Unavailable if the account became a last owner during this call.
+        Raises LastMember, and changes nothing, if there would be such an organization and `even_if_last` is not set.
+        Raises NotFound if there is no such account. Raises Unavailable if another request deleted the account during
+        this call, or if the account became the only owner of an organization who can sign in.
 
-        First, an event for each organization records that the account has left it. If the call fails after such an
-        event, the account still exists, but has left some or all of its organizations. A second call completes the
-        deletion.
+        The account first leaves each organization with an event of its own. If the call fails after such an event, the
+        account still exists, but has left some or all organizations. Another call completes the deletion.
         """
         await self._view.caught_up()
         left = [
@@ -288,7 +288,7 @@ class AccountCommands:
         context = _without_organization(account_id, request_id)
         for one in list(self._view.state.organizations_of(account_id)):
             within = replace(context, organization_id=one.id)
-            with suppress(NotFound):  # Another request can have removed the account from the organization meanwhile.
+            with suppress(NotFound):  # Another request may have removed the account from the organization already.
                 await self.leave(within, account_id, even_if_last=even_if_last)
         event = ev.AccountDeleted(**event_fields(context), account_id=account_id, even_if_last=even_if_last)
         if not await self._record_of_account(event):
@@ -303,8 +303,8 @@ class AccountCommands:
     ) -> list[Organization]:
         """Delete the account of this session.
 
-        Raises Refused if the password is wrong, LastMember if an organization would have no owner who can sign in, and
-        NotFound if the account does not exist any more.
+        Raises Refused if the password is wrong, and NotFound if the account does not exist any more. Raises LastMember
+        if an organization would have no owner who can sign in, and `even_if_last` is not set.
         """
         account = self._view.state.accounts.by_id.get(session.account_id)
         if account is None:
@@ -316,7 +316,7 @@ class AccountCommands:
         """Remove the account from the organization of the context.
 
         Raises NotFound if the account is not a member. Raises LastMember if the account is the last owner who can sign
-        in, and `even_if_last` is not set. Raises Changed if another member removes the account, but is no owner any
+        in, and `even_if_last` is not set. Raises Changed if the command's author is another member who is no owner any
         more.
         """
         event = ev.OrganizationLeft(**event_fields(context), account_id=account_id, even_if_last=even_if_last)
@@ -336,8 +336,8 @@ class AccountCommands:
         """Give a member of the organization of the context another role.
 
         Raises Refused if the role does not exist, and NotFound if the account is no member. Raises LastMember if the
-        last owner who can sign in would lose this role. Raises Changed if the author of the change is no owner any
-        more.
+        member is the last owner who can sign in, and `role` is not `owner`. Raises Changed if the author of the change
+        is no owner any more.
         """
         check_role(role)
         if self._has_role(context.organization_id, account_id, role):
@@ -349,8 +349,8 @@ class AccountCommands:
             raise Changed(_NO_OWNER)
 
     def _has_role(self, organization_id: str, account_id: str, role: str) -> bool:
-        """Return whether a member has the role already. Raises NotFound if the account is no member, and LastMember if
-        the last owner who can sign in would lose this role.
+        """Return whether a member has the role already. Raises NotFound if the account is no member. Raises LastMember
+        if the member is the last owner who can sign in, and `role` is not `owner`.
         """
         state = self._view.state
         before = state.role_of(organization_id, account_id)
@@ -384,8 +384,8 @@ class AccountCommands:
     async def create_organization(self, account_id: str, *, name: str, request_id: str = "") -> Organization:
         """Create an organization with this account as its only member.
 
-        Raises Refused if the name is not valid, QuotaReached if the account is in too many organizations, or has
-        created too many.
+        Raises Refused if the name is not valid. Raises QuotaReached if the account is in too many organizations, or has
+        created too many organizations.
         """
         state = self._view.state
         joined = sum(1 for _ in state.organizations_of(account_id))

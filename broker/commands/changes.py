@@ -28,9 +28,9 @@ from broker.errors import Changed, InDoubt, NotFound, Unavailable, UnknownEvent,
 from broker.ports import ChangeLog, Count, CountingChange, Log, TooMuch
 
 ANSWER_S: Final = 4.0
-# The estimated bytes of a worker's stored answer to an update or deletion, without the bytes for each listener.
+# An update or deletion adds its event's bytes to the organization's count, and this many for a worker's answer.
 _ANSWER_BYTES: Final = 1024
-# The estimated bytes that each of the queue's listeners adds to a worker's stored answer to an update or deletion.
+# An update or deletion adds this many more bytes for each listener of the queue: its state in the worker's answer.
 _LISTENER_BYTES: Final = 64
 _PAGE_BYTES_MAX: Final = 8 << 20  # A page of messages has at most this many bytes of updated data.
 _NONE: Final = "No message of this queue has this ID. Check the ID; retention may have deleted an old message."
@@ -41,8 +41,8 @@ _CHANGED: Final = (
 
 
 class _Place(msgspec.Struct):
-    """The fields that say to which queue a message belongs. In every version of Everput, the event of a put has these
-    fields.
+    """The fields of a put's event that name the message's organization and queue. Every version of Everput writes these
+    fields, so they can be read even if the rest of the event can't.
     """
 
     organization_id: str
@@ -72,7 +72,7 @@ async def find_message(log: Log, queue: Queue, message_id: str) -> StoredMessage
     """Return the queue's message with its current data.
 
     Raises NotFound if the message does not exist or was deleted. Raises Unreadable if a newer version of Everput wrote
-    it, and another Unavailable if Kafka does not answer.
+    the message, so that this version can't read it. Raises another Unavailable error if Kafka does not answer.
     """
     place = parse_message_id(message_id)
     if place is None:
@@ -111,12 +111,12 @@ async def newest_messages(
     limit: int,
     wanted: Callable[[bytes], bool] | None = None,
 ) -> tuple[list[StoredMessage], list[int]]:
-    """Return a page of the queue's messages with their current data. Also return, for each partition, the offset before
-    which the messages of the next page lie.
+    """Return a page of the queue's messages with their current data. Also return one offset for each partition: the
+    next page has only messages below these offsets.
 
-    The page has no deleted messages, no messages that this version can't read, and no records for whose value `wanted`
-    returns False. It may have fewer than `limit` messages, or none, although more follow. Raises Unavailable if Kafka
-    does not answer.
+    The page leaves out deleted messages, and messages that this version can't read. If `wanted` is given, the page also
+    leaves out each message for whose record value `wanted` returns False. The page may have fewer than `limit`
+    messages, or none, although later pages have some. Raises Unavailable if Kafka does not answer.
     """
     while True:
         records, rest = await log.messages.newest(
@@ -146,15 +146,13 @@ async def update_message(
     if_match: Versions | None = None,  # versions that may be changed
     count: Count | None = None,  # told the bytes that are stored
 ) -> tuple[StoredMessage, dict[str, str]]:
-    """Change a message's data. Return the message, and the state of its delivery to each listener, by listener id.
-
-    A listener with the state `delivered` has the old data. With `pending`, `retrying` or `parked`, each later attempt
-    sends the new data. A listener with `unknown` may have got the old data. Raises Changed if the message does not have
-    a version in `if_match`.
+    """Change a message's data. Return the message, and for each listener's id the state of the delivery. `delivered`
+    means that the listener has accepted the old data. `pending`, `retrying` and `parked` mean that each later attempt
+    sends the new data. `unknown` means that the listener may have got the old data.
 
     Raises Refused if the data is not valid or the queue is the one for alerts, and NotFound if the message does not
-    exist or was deleted. Raises InDoubt if it is unknown whether the change was stored or has an effect, and any other
-    Unavailable if nothing was stored.
+    exist or was deleted. Raises Changed if the message does not have a version in `if_match`. Raises InDoubt if it is
+    unknown whether the change was stored or has an effect. Any other Unavailable error means that nothing was stored.
     """
     # Check the new data of an updated message by the same rules as the data of a put.
     new_put(queue, data, None, None, "", "")
@@ -174,14 +172,13 @@ async def delete_message(
     if_match: Versions | None = None,  # versions that may be deleted
     count: Count | None = None,  # told the bytes that are stored
 ) -> tuple[StoredMessage, dict[str, str]]:
-    """Delete a message. Return the message as it was, and the state of its delivery to each listener, by listener id.
+    """Delete a message. Return the message as it was, and for each listener's id the state of the delivery. `delivered`
+    means that the listener has accepted the message. `cancelled` means that no further attempt is made. `unknown` means
+    that the listener may have accepted the message.
 
-    A listener with the state `delivered` has accepted the message. With `cancelled`, no further attempt is made. A
-    listener with `unknown` may have accepted the message. Raises Changed if the message does not have a version in
-    `if_match`.
-
-    Raises NotFound if the message does not exist or was deleted. Raises InDoubt if it is unknown whether the deletion
-    was stored or has an effect, and any other Unavailable if nothing was stored.
+    Raises NotFound if the message does not exist or was deleted. Raises Changed if the message does not have a version
+    in `if_match`. Raises InDoubt if it is unknown whether the deletion was stored or has an effect. Any other
+    Unavailable error means that nothing was stored.
     """
     found = await find_message(log, queue, message_id)
     event = MessageDeleted(**_of(context, found), if_version=_expected(found, if_match))
@@ -224,8 +221,8 @@ async def _change(
 
 
 def _expected(found: StoredMessage, if_match: Versions | None) -> int | UnsetType:
-    """Return the version that the message must still have when a change is applied. If another request changes the
-    message first, the change has no effect. Without `if_match`, return UNSET: the change then replaces any version.
+    """Return the version that the message must have when the change is applied. If another request changes the message
+    first, this change has no effect. If `if_match` is None, return UNSET: the change is applied to any version.
 
     Raises Changed if the message does not have a version in `if_match`.
     """

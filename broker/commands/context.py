@@ -31,7 +31,7 @@ from broker.ports import ControlLog, DirectoryView
 _FOLD_S: Final = 2.0
 _CHANGED: Final = "The resource has changed since. Read it again, and repeat the change with its new ETag."
 Versions = Collection[int]  # versions that may be changed
-# This regular expression takes constant time, because it matches exactly 36 characters.
+# This regular expression takes constant time, because it can only match a text of 36 characters.
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -117,9 +117,9 @@ async def record(control: ControlLog, view: DirectoryView, event: ControlEvent) 
 
 
 def expected_version(item: Queue | Listener, if_match: Versions | None) -> int | UnsetType:
-    """Return the version that the queue or listener must still have when a change is applied. If another request
-    changes the queue or listener first, the change has no effect. Without `if_match`, return UNSET: the change then
-    replaces any version.
+    """Return the version that the queue or listener must have when the change is applied. If another request changes
+    the queue or listener first, this change has no effect. If `if_match` is None, return UNSET: the change is applied
+    to any version.
 
     Raises Changed if the queue or listener does not have a version in `if_match`.
     """

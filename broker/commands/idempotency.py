@@ -44,10 +44,10 @@ class Stored(NamedTuple):
 class Idempotency:
     """The puts of requests with an Idempotency-Key. For 24 hours, a repeated request stores its messages only once.
 
-    Before a process puts the messages of a key, it claims the key with an event in the log. If the process has not
-    begun to put the messages `append_timeout_ms` after its claim, it puts none. `check_room` raises an error if the
-    organization may store nothing more. `count` is called with the organization, and with the size of each claim in
-    bytes.
+    Before a process puts the messages of a request, it claims the request's key: it writes an event to the log. If more
+    than `append_timeout_ms` have passed since the claim, the process does not put the messages. `check_room` gets an
+    organization's id, and raises StorageFull if the organization may not store more bytes. `count` gets an
+    organization's id, and the bytes of each claim.
     """
 
     def __init__(
@@ -79,13 +79,12 @@ class Idempotency:
         actor: str,
         request_id: str,
     ) -> list[Stored]:
-        """Put the messages of a request, or return those that an earlier request with the same Idempotency-Key has put.
-
-        `body_sha256` is a hash of everything that a repeated request must have in common with the first.
+        """Put the messages of a request, or return the messages that an earlier request with the same Idempotency-Key
+        has put. `body_sha256` is a hash of the values that a repeated request must have in common with the first.
 
         Raises InFlight while an earlier request with the key may still put its messages, and KeyReused if the key was
         used with another `body_sha256`. Raises ShareUsed if the organization has used too many keys. Raises StorageFull
-        if the organization may store nothing more, and Unavailable if Kafka does not answer.
+        if the organization may not store more bytes, and Unavailable if Kafka does not answer.
         """
         digest = hashlib.sha256(queue.organization_id.encode() + b"\0" + idempotency_key).digest()
         at_ms = self._clock()
@@ -132,11 +131,9 @@ class Idempotency:
         return await self._append(held, puts, await self._find(held, puts))
 
     async def _claim(self, digest: bytes, mine: PutClaimed) -> Claim:
-        """Append a claim for an Idempotency-Key. Return the claim that holds the key now: the appended one, or an
-        earlier one.
-
-        Raises StorageFull if the organization may store nothing more, and ViewBehind if the new claim is not readable
-        yet.
+        """Append a claim: an event by which a request reserves an Idempotency-Key. Return the claim that the key
+        belongs to now: the new claim, or an earlier one. Raises StorageFull if the organization may not store more
+        bytes, and ViewBehind if the new claim can't be read from Kafka yet.
         """
         self._check_room(mine.organization_id)
         self._count(mine.organization_id, len(encode(mine)))
@@ -151,7 +148,7 @@ class Idempotency:
 
     async def _append(self, held: Claim, puts: Sequence[Put], found: Mapping[int, Stored]) -> list[Stored]:
         """Put the messages that are not stored yet."""
-        # If a put began long after the claim, another process could take the Idempotency-Key over before the put ends.
+        # A put must begin soon after its claim, so that no other process takes over the Idempotency-Key meanwhile.
         if self._clock() - held.holder.at_ms > self._append_timeout_ms:
             raise LogUnavailable(
                 f"Over {self._append_timeout_ms / 1000:g} s have passed since this request stored its Idempotency-Key, "
@@ -165,7 +162,7 @@ class Idempotency:
         return [found.get(number) or Stored(put.id, put.name) for number, put in enumerate(puts)]
 
     async def _find(self, held: Claim, puts: Sequence[Put]) -> dict[int, Stored]:
-        """Return the messages of a request that are already stored in the log, by their numbers in the request."""
+        """Return the messages of a request that the log has already, by their position in the request, from 0 on."""
         found: dict[int, Stored] = {}
         for claim in held.ids:
             wanted: dict[int, dict[str, int]] = {}
@@ -189,12 +186,12 @@ class Idempotency:
 
 
 def _taking_over(held: Claim, mine: PutClaimed) -> PutClaimed:
-    """Return the claim with which a request takes an Idempotency-Key over from an earlier request. A claim is an event
-    of a request that is about to put the messages of the key.
+    """Return the claim with which this request takes an Idempotency-Key over from an earlier request. A claim is the
+    event that a request writes before it puts its messages.
 
-    If the key's message ids are less than IDS_KEPT_MS old, the new claim keeps them. If both requests then store a
-    message, its two copies have the same id. Older ids are replaced by new ones, because an id contains a time, and a
-    search for a message reads the whole log from this time on.
+    If the message ids of the earlier request are less than IDS_KEPT_MS old, the new claim keeps these ids. If both
+    requests store a message, the two copies then have the same id. Otherwise, the new claim has new ids: an id contains
+    a time, and a search for an old id would read the whole log from that time on.
     """
     next_one: dict[str, Any] = {"number": held.holder.number + 1, "of": held.first.claim_id}
     if mine.at_ms - held.holder.ids_at_ms < IDS_KEPT_MS:

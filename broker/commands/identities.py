@@ -27,10 +27,9 @@ class IdentityCommands:
         self._view = view
 
     async def account_of(self, identity: Identity, *, may_create: bool, request_id: str) -> Account:
-        """Return the account of a person, whose e-mail address the provider has verified.
-
-        If no account is linked to the person yet, link the account that has this address. If there is no such account
-        either, create it if `may_create` is set and the operator has created an organization or an API key. Raises
+        """Return the account of a person whose e-mail address the OpenID Connect provider has verified. If no account
+        is linked to the person yet, link the account that has this address. If no account has this address, create one,
+        provided that `may_create` is set and the operator has created an organization or an API key. Raises
         IdentityRefused if the person may not sign in, and Refused if the address is not valid.
         """
         check_email(identity.email)

@@ -46,9 +46,9 @@ class InvitationCommands:
     async def invite(self, context: Context, email: str, role: str = OWNER) -> tuple[Invitation, str]:
         """Create an invitation, and return it with its token. The token is not available later.
 
-        Raises Refused if the text is no e-mail address, if a member has this address, or if the role does not exist.
-        Raises QuotaReached if there are too many open invitations. Raises NotFound if the organization does not exist,
-        or if the account that invites is no owner any more.
+        Raises Refused if `email` is no e-mail address or the address of a member, or if the role does not exist. Raises
+        QuotaReached if the organization has too many open invitations. Raises NotFound if the organization does not
+        exist, or if the author of the invitation is no owner any more.
         """
         check_email(email)
         check_role(role)
@@ -90,7 +90,7 @@ class InvitationCommands:
         """
         invitation = self._view.state.invitations.find(context.organization_id, invitation_id)
         event = ev.InvitationRevoked(**event_fields(context), invitation_id=invitation_id)
-        # An expired invitation stays in memory until the next one is created. It is not open, and no list shows it.
+        # An expired invitation stays in memory until the organization's next one is created, so check the expiry here.
         if invitation is None or invitation.has_expired(now_ms()) or not await record(self._control, self._view, event):
             raise NotFound(
                 "No open invitation of this organization has this ID. It was accepted, revoked or removed, it has "
@@ -99,9 +99,8 @@ class InvitationCommands:
         return invitation
 
     async def find(self, token: str) -> Invitation:
-        """Return the invitation with this token.
-
-        Raises Refused if the token does not work. The error's text does not say why.
+        """Return the invitation with this token. Raises Refused if the token is wrong, or if the invitation was
+        accepted or revoked, or has expired. The error's text does not say which.
         """
         if keys.is_key(token, prefix=keys.INVITATION_PREFIX):
             await self._view.caught_up()
@@ -160,7 +159,7 @@ def invitation_mail(organization: str, link: str) -> tuple[str, str]:
 
 
 def shell_context(organization_id: str) -> Context:
-    """Return the context of a command that the operator runs on the command line: the author is `shell`."""
+    """Return the context of an operator's command on the command line. The author of its events is `shell`."""
     return Context(organization_id=organization_id, actor="shell", request_id="", at_ms=now_ms())
 
 

@@ -59,9 +59,10 @@ LISTENERS_MAX: Final = 10_000  # listeners of one organization
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerInput:
-    """The values of a listener in a request. None means that the request does not give the value. The listener gets the
-    messages that were put from `begin_at_ms` on. 0 means all messages in the log; None means only new messages.
-    `settings` holds the given settings by name. A header with the value HIDDEN keeps its stored value.
+    """The values that a request gives for a listener. A field is None if the request does not give the value.
+    `settings` holds the given settings by name. A header with the value HIDDEN keeps its stored value. A new listener
+    gets the messages that were put at the time `begin_at_ms` or later. With 0, it gets all messages in the log; with
+    None, only messages that are put after its creation.
     """
 
     name: str | None = None
@@ -75,8 +76,9 @@ class ListenerInput:
 class ListenerCommands:
     """The commands on listeners. They write their events to the topic `control`.
 
-    A listener's IP address may be public, or in one of the networks in `allow_networks`. An organization may have
-    `listeners_max` listeners. `mail_for` says whether an organization may have alerts sent by e-mail.
+    The IP address of a listener must be public, or in one of the networks in `allow_networks`. An organization may have
+    at most `listeners_max` listeners. `mail_for` gets an organization's id, and returns whether the organization may
+    get its alerts by e-mail.
     """
 
     def __init__(
@@ -104,7 +106,7 @@ class ListenerCommands:
         Raises Refused if a value is not valid, and NameTaken if the queue has a listener with this name. Raises
         NotFound if the queue does not exist, and QuotaReached if the organization has too many listeners.
 
-        With `tunnel`, the URLs come from this program, so they are not checked.
+        If `tunnel` is true, the URLs are not checked, because this program itself has made them.
         """
         name, notify_url, liveness_url = asked.name or "", asked.notify_url or "", asked.liveness_url or ""
         check_name(name)
@@ -151,11 +153,11 @@ class ListenerCommands:
         Raises Refused if a value is not valid, and NameTaken if another listener of the queue has the name. Raises
         NotFound if the listener does not exist, and Changed if it does not have a version in `if_match`.
 
-        If another request changes the listener at the same time, the update is repeated; with `if_match`, Changed is
-        raised instead. After ten tries, Unavailable is raised.
+        If another request changes the listener at the same time, the update is tried again. With `if_match`, Changed is
+        raised instead. Unavailable is raised after ten tries.
 
-        With `tunnel`, the URLs are not checked, and the listener must already have a tunnel's URL; else NameTaken is
-        raised.
+        If `tunnel` is true, the URLs are not checked. NameTaken is then raised for a listener whose stored notify_url
+        is not a tunnel's.
         """
         if asked.name is not None:
             check_name(asked.name)
@@ -247,9 +249,9 @@ class ListenerCommands:
             raise NotFound("The listener was deleted while this request was running.")
 
     async def cancel_redrives(self, context: Context, queue_id: str, listener_id: str) -> None:
-        """Cancel the listener's redrives: deliveries that were not attempted since the redrive are parked or retrying
-        as before. Record nothing if there was no redrive since the previous cancellation. Raises NotFound if there is
-        no such listener.
+        """Cancel the listener's redrives. A delivery that was redriven, but not attempted since, is parked or retrying
+        again, as before the redrive. Record nothing if there was no redrive since the previous cancellation. Raises
+        NotFound if there is no such listener.
         """
         await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
@@ -337,8 +339,8 @@ class ListenerCommands:
 
 
 def _checked(settings: ListenerSettings, notify_url: str) -> ListenerSettings:
-    """Return a listener's new settings. Raises Refused if the settings turn batches on, but a request to this listener
-    can't carry several messages.
+    """Return a listener's new settings. Raises Refused if the settings turn batches on, although the settings' `format`
+    or the URL permits only one message in each request.
     """
     if settings.batch is not msgspec.UNSET:
         if settings.format is not msgspec.UNSET:

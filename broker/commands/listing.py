@@ -24,9 +24,10 @@ from broker.ports import Deliveries, DeliverySummary, Log, PlacedMessage
 
 # The states of deliveries by which a list can be filtered. `scheduled` means pending until the message's `deliver_at`.
 STATES: Final = ("pending", "scheduled", "retrying", "parked", "delivered")
-_TIME_S: Final = 0.15  # After this time, a request for a list is answered with the items found so far.
-_STEP: Final = 500  # One step of a list of messages reads the states of at most this many messages.
-# One step of a list reads the states of at most this many deliveries. If a queue has many listeners, pages are smaller.
+_TIME_S: Final = 0.15  # The search for a page of messages ends after this time.
+_STEP: Final = 500  # Each step of a search reads the states of at most this many messages.
+# Each step of a search for a page of messages reads the states of at most this many deliveries.
+# If a queue has many listeners, a page with states therefore has fewer messages.
 _DELIVERIES_MAX: Final = 20_000
 # A page of messages ends when the messages that were read for it have more bytes of data than this.
 _BYTES_MAX: Final = 8 << 20
@@ -36,9 +37,9 @@ _BYTES_MAX: Final = 8 << 20
 class MessageFilter:
     """The filter of a list of messages. A message must match every field that is set.
 
-    `name` and `key` are compared exactly. `text` matches if it is part of the name or of the ordering key, in upper or
-    lower case, or if the id begins with it. A text that is a whole message id matches only the message with this id.
-    `state` is one of STATES. A message has a state if any of its deliveries has it.
+    `name` and `key` are compared exactly. `text` must be a part of the name or of the ordering key, in upper or lower
+    case, or the first characters of the id. If `text` is a whole message id, only the message with this id matches.
+    `state` is one of STATES; at least one delivery of the message must have this state.
     """
 
     name: str | None = None
@@ -48,7 +49,9 @@ class MessageFilter:
 
     @property
     def reads_values(self) -> bool:
-        """Return whether the filter looks at names, ordering keys or ids, so that takes() must check each message."""
+        """Return whether the filter has a condition on the name, the ordering key or the id. If so, takes() must check
+        each message.
+        """
         return self.name is not None or self.key is not None or self.text is not None
 
     def takes(self, value: bytes) -> bool:
@@ -86,11 +89,10 @@ async def list_messages(
     with_states: bool,
     at_ms: int,
 ) -> tuple[list[ListedMessage], tuple[int, ...], tuple[int, ...]]:
-    """Return a page of the queue's messages, newest first, and the range of offsets that later pages must search.
-
-    The page holds messages in the offsets [begin, end) that the filter accepts. It may have fewer than `limit`
-    messages, or none, although later pages have some. The states are those of deliveries to `listeners`. Raises
-    Unavailable if Kafka does not answer.
+    """Return a page of the queue's messages, newest first, and the values of `begin` and `end` with which to ask for
+    the next page. `begin` and `end` have an offset for each partition. The page holds messages in the offsets [begin,
+    end) that the filter accepts. It may have fewer than `limit` messages, or none, although later pages have some. Its
+    states are those of the deliveries to `listeners`. Raises Unavailable if Kafka does not answer.
     """
     takes = wanted.takes if wanted.reads_values else None
     states = deliveries.of_queue(listeners) if with_states or wanted.state is not None else None

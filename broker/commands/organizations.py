@@ -97,7 +97,7 @@ async def create_key(
         expires_at_ms=expires_at_ms,
     )
     api_key = view.state.keys.get(event.key_id) if await record(control, view, event) else None
-    # If there is no API key, the organization does not exist, or the new API key was already revoked.
+    # There is no API key if the organization does not exist, or if the new key was revoked immediately.
     if api_key is None:
         raise NotFound(
             "The organization does not exist, or the new API key was revoked immediately. "

@@ -57,11 +57,9 @@ random_bits = _RandomBits().draw
 
 
 class Put:
-    """A message that is about to be stored. When its record is built, it gets its `id`, and a `name` if it has none.
-
-    `count` is called with the organization and the size of the record, in bytes, when the record is first built.
-    `traceparent` names the trace span to which the attempts will belong. The caller may change it until the record is
-    built.
+    """A message that is about to be stored. build() gives it an `id`, and a `name` if it has none. `count` is called
+    once, with the organization's id and the size of the message's record in bytes. `traceparent` names the trace span
+    to which the attempts will belong. The caller may change `traceparent` until build() is called.
     """
 
     __slots__ = (
@@ -139,7 +137,7 @@ class Put:
         value = encode(event)
         if self._count is not None:
             self._count(queue.organization_id, len(value))
-            # If a record is built again, because it did not fit into Kafka's batch, count its bytes only once.
+            # If the record does not fit into Kafka's batch, it is built again. Count the record's bytes only once.
             self._count = None
         return made.encode(), value, queue.id.encode()
 
@@ -235,7 +233,7 @@ def new_batch(
             said = message.data, message.name, message.key
             puts.append(new_put(queue, *said, actor, request_id, message.deliver_at, count))
         except Refused as error:
-            if error.pointer is None:  # the queue is refused, not the message
+            if error.pointer is None:  # the error is about the queue, not about one message
                 raise
             raise Refused(str(error), pointer=f"/messages/{number}{error.pointer}") from None
     return puts
@@ -244,9 +242,9 @@ def new_batch(
 async def append_puts(log: MessageLog, puts: Sequence[Put], partition: int | None = None) -> None:
     """Append messages, and return once all in-sync replicas have stored them.
 
-    Messages without an ordering key go into `partition`, or into a partition that is chosen for them if `partition` is
-    None. If they fit, they share a record batch. Raises InDoubt if some of the messages may have been stored, and any
-    other Unavailable only if nothing was stored.
+    Messages without an ordering key go into `partition`. If `partition` is None, one partition is chosen for all of
+    them. Messages for the same partition share a record batch if they fit into one. Raises InDoubt if some of the
+    messages may have been stored. Any other Unavailable error means that nothing was stored.
     """
     together: dict[int | None, list[Put]] = {}
     for put in puts:

@@ -155,7 +155,7 @@ async def alerts_queue(control: ControlLog, view: DirectoryView, context: Contex
     queue = view.state.queues_by_name.get((context.organization_id, ALERTS_QUEUE))
     if queue is None:
         event = ev.QueueCreated(**event_fields(context), queue_id=str(uuid4()), name=ALERTS_QUEUE)
-        # Another process may have created the queue for alerts first. Then this process's event has no effect.
+        # If another process has created the queue for alerts first, the event of this process has no effect.
         await record(control, view, event)
         queue = view.state.queues_by_name[context.organization_id, ALERTS_QUEUE]
     return queue

@@ -35,8 +35,8 @@ class ReplayInput:
     """The values of a replay in a request.
 
     The replay takes messages that were put at `from_ms` or later, and before `to_ms`. If `to_ms` is None or in the
-    future, the replay takes the messages until now. `only` selects `all` of these messages, or those that have `failed`
-    or are `undelivered`.
+    future, the replay takes the messages until now. `only` is `all`, `undelivered` (only messages that the listener has
+    not accepted) or `failed` (of the undelivered messages, only those with at least one attempt).
     """
 
     from_ms: int
@@ -69,8 +69,8 @@ class ReplayCommands:
         self._allow_networks = allow_networks
 
     async def plan(self, context: Context, listener: Listener, asked: ReplayInput) -> ev.ReplayStarted:
-        """Return the event with which the replay would start now, without recording it. Raises Refused if a value is
-        not valid or too many messages are selected, Unavailable if Kafka does not answer.
+        """Return the event that start() would record for this replay now, but do not record it. Raises Refused if a
+        value is not valid or too many messages are selected, Unavailable if Kafka does not answer.
         """
         self._check(asked)
         to_ms = context.at_ms if asked.to_ms is None else asked.to_ms
@@ -121,9 +121,9 @@ class ReplayCommands:
         asked: ReplayInput,
         count: Count = lambda _, __: None,
     ) -> Replay:
-        """Start a replay, and return it. Before the replay is stored, `count` is called with the organization, and with
-        the number of bytes that the selected offsets take in the event. `count` may raise an error to refuse the
-        replay.
+        """Start a replay, and return it. Before the event of the replay is stored, `count` is called with the
+        organization's id, and with the bytes of the event's list of selected offsets. If `count` raises an error, the
+        replay does not start.
 
         Raises Refused if a value is not valid, too many replays are running or too many messages are selected. Raises
         NotFound if there is no such listener, and Unavailable if Kafka does not answer.
@@ -176,9 +176,9 @@ class ReplayCommands:
         return await self._change(ev.ReplayCancelled(**event_fields(context), replay_id=replay.id))
 
     async def progress(self, replay: Replay) -> float:
-        """Return the part of the replay that is done, from 0 to 1: the number of offsets in its range that its
-        committed offsets have passed, divided by the number of all offsets in its range. For a cancelled replay, only
-        the partitions that were finished count.
+        """Return the part of the replay that is done, from 0 to 1: the number of done offsets, divided by the number of
+        all offsets in the replay's range. An offset is done if it is below the committed offset of its partition. For a
+        cancelled replay, only the offsets in finished partitions are done.
 
         Raises LogUnavailable if Kafka does not answer.
         """
@@ -190,7 +190,7 @@ class ReplayCommands:
         if replay.ended == "finished" or not spans:
             return 1.0
         cursors: Mapping[int, Cursor] = {}
-        # Do not load the committed offsets of a cancelled replay, because a worker deletes them.
+        # Load committed offsets only for a replay that has not ended: workers delete those of a cancelled replay.
         if replay.ended is None:
             cursors = (await self._cursors.load([replay.id], spans)).get(replay.id, {})
         behind = sum(
@@ -215,8 +215,9 @@ class ReplayCommands:
     async def _count(
         self, listener: Listener, begin: Sequence[int], end: Sequence[int], since_ms: int
     ) -> tuple[int, bool]:
-        """Count the queue's messages in the offsets [begin, end), without those that were deleted at `since_ms` or
-        later. Return the number, and whether it is exact.
+        """Count the queue's messages in the offsets [begin, end) of each partition, without the deleted messages.
+        Return the number, and whether it is exact. `since_ms` is a time before these messages were put: the search for
+        deletions begins there.
         """
         queue_id, organization_id = listener.queue_id, listener.organization_id
         count, exact = await self._log.messages.count(queue_id, begin=begin, end=end, organization_id=organization_id)
@@ -230,18 +231,17 @@ class ReplayCommands:
     ) -> tuple[tuple[int, ...], tuple[int, ...], list[list[int]]]:
         """Choose the failed or undelivered messages in the offsets [begin, end) of each partition.
 
-        Return a lower offset, an upper offset and a list of offsets for each partition. The replay takes all messages
-        below the lower offset: they were put before the listener's start. The replay takes all messages from the upper
-        offset on: the listener has not received them. Between the two offsets, it takes the messages at the offsets in
-        the list: the listener has not accepted them.
+        Return three values for each partition: a lower offset, an upper offset, and a list of offsets between the two.
+        The listener has not accepted the messages in the list. Messages below the lower offset are older than the
+        listener's start. Messages from the upper offset on have not been sent to the listener yet.
 
-        With `failed`, the replay takes only the messages at the offsets in the list, and the list has only messages
-        that were attempted.
+        A replay of undelivered messages takes all three kinds of messages. A replay of failed messages takes only the
+        list, and the list then has only messages that were attempted.
         """
-        # Read the committed offsets before `outstanding`: no delivery is missed that moves to `outstanding` meanwhile.
+        # Read `outstanding` after the committed offsets, so that a delivery that moves there meanwhile is not missed.
         cursors = (await self._cursors.load([listener.id], range(len(end)))).get(listener.id, {})
         stands = [listener.stands_at(cursors, partition) for partition in range(len(end))]
-        # A listener never gets messages below its start offset. From its cursor's `top` on, it has got no messages yet.
+        # The listener gets no message below its start offset. No message from its cursor's `top` on was sent to it yet.
         never, untaken = (begin, end) if failed else (listener.start_offsets, [cursor.top for cursor in stands])
         before = tuple(min(max(pair), last) for *pair, last in zip(begin, never, end, strict=True))
         after = tuple(max(low, min(pair)) for low, *pair in zip(before, untaken, end, strict=True))

@@ -38,11 +38,11 @@ class SecretCommands:
         self, context: Context, queue_id: str, listener_id: str, *, secret: str | None, overlap_s: int
     ) -> tuple[Listener, str]:
         """Give the listener a new signing secret: the given one, or a random one. Return the listener and the secret.
-        Requests are also signed with each former secret for `overlap_s` seconds, or less if the secret was to end
-        earlier.
+        For the next `overlap_s` seconds, requests are also signed with the former secrets. A former secret that was to
+        end earlier still ends then.
 
         Raises Refused if the new secret is not valid, and NotFound if there is no such listener. Raises QuotaReached if
-        `overlap_s` is not 0 and FORMER_MAX former secrets still sign requests.
+        FORMER_MAX former secrets still sign requests, and `overlap_s` is not 0.
         """
         new = signing_secret(secret)
         await self._view.caught_up()

@@ -38,8 +38,8 @@ class AccountCreated(AccountEvent, frozen=True, kw_only=True, tag="account.creat
 class AccountPasswordChanged(AccountEvent, frozen=True, kw_only=True, tag="account.password_changed"):
     """The event that an account's password was changed. All other sessions of the account end.
 
-    `session_id` is the session in which the password was changed. The event has an effect only if this session has not
-    ended.
+    `session_id` is the session in which the password was changed. If this session ended before, the event has no
+    effect.
     """
 
     session_id: str
@@ -47,10 +47,9 @@ class AccountPasswordChanged(AccountEvent, frozen=True, kw_only=True, tag="accou
 
 
 class AccountPasswordReset(AccountEvent, frozen=True, kw_only=True, tag="account.password_reset"):
-    """The event which says that an account got a one-time password. All sessions of the account end. The password
-    starts one session, if it is used before `expires_at_ms`.
-
-    A command of the operator records this event, and so does a reset of the password by e-mail.
+    """The event which says that an account got a one-time password. All sessions of the account end. The password can
+    start only one session, before `expires_at_ms`. The operator can create a one-time password with a command. A reset
+    of the password by e-mail also records this event.
     """
 
     password_hash: str
@@ -61,8 +60,8 @@ class AccountIdentityLinked(AccountEvent, frozen=True, kw_only=True, tag="accoun
     """The event which says that a person may now sign in to an account with an OpenID Connect provider.
 
     `subject` is the person's id at the provider `issuer`. The account's sessions end and its password stops working,
-    because somebody else may have registered the e-mail address. The event has an effect only if the identity belongs
-    to no account, and the account has no identity.
+    because somebody else may have registered the e-mail address. The event has no effect if the person is linked to an
+    account already, or the account to a person.
     """
 
     issuer: str
@@ -73,8 +72,8 @@ class AccountIdentityUnlinked(AccountEvent, frozen=True, kw_only=True, tag="acco
     """The event which says that a person may no longer sign in to an account with an OpenID Connect provider. The other
     sessions of the account end.
 
-    `session_id` is the session in which the provider was unlinked. The event has an effect only if this session has not
-    ended. The account must also have an identity, and a password that is not temporary.
+    `session_id` is the session in which the provider was unlinked. The event has no effect if this session ended
+    before, if the account is linked to no provider, or if it has no password except a temporary one.
     """
 
     session_id: str
@@ -177,14 +176,14 @@ class InvitationCreated(InvitationEvent, frozen=True, kw_only=True, tag="invitat
 
     No event holds the invitation's token: `token_sha256` is its SHA-256 in hex. The token is invalid from
     `expires_at_ms` on. `email` is the address that was invited, but any account can accept the invitation with the
-    token. The account that accepts the invitation gets the role `role` (roles.py).
+    token. The account that accepts the invitation gets the role `role`, one of the names in roles.py.
     """
 
     email: str
     token_sha256: str
     expires_at_ms: int
     role: str = "owner"
-    # This event's version is 2, so that an older program can't read it and make an invited auditor an owner.
+    # The version is 2, so that an older program refuses this event. It would ignore `role`, and make anybody an owner.
     v: int = 2
 
 
@@ -205,8 +204,8 @@ class InvitationAccepted(InvitationEvent, frozen=True, kw_only=True, tag="invita
 
 
 class VolumeRecorded(Event, frozen=True, kw_only=True, tag="volume.recorded"):
-    """The event which says how many bytes one process has stored for an organization since the process's previous event
-    of this kind about this organization. The process may have stored less, but not more.
+    """The event by which a process reports how many bytes it has stored for an organization. `bytes` counts from the
+    process's previous event of this kind about this organization. The process may have stored less, but not more.
     """
 
     urgent: ClassVar[bool] = True
@@ -229,7 +228,7 @@ class KeyCreated(Event, frozen=True, kw_only=True, tag="key.created"):
     scopes: tuple[str, ...]
     queue_ids: tuple[str, ...] | None = None
     expires_at_ms: int | None = None
-    # This event's version is 2, so that an older program can't read a restricted API key as an unrestricted one.
+    # The version is 2, so that an older program refuses this event. It would ignore `queue_ids`, and permit all queues.
     v: int = 2
 
 

@@ -33,11 +33,12 @@ class Identity(NamedTuple):
 class Account:
     """A person's account, with an e-mail address, and a password, an identity or both.
 
-    `identity` names the OpenID Connect provider that signs the person in (the issuer), and the person's id there (the
-    subject); None without a provider. An empty `password_hash` fits no password.
+    `identity` has the URL of the OpenID Connect provider that signs the person in, and the person's id at the provider.
+    It is None if the account is linked to no provider. If `password_hash` is empty, no password works.
 
     A blocked account has no session and gets none. A temporary password opens only one session, before
-    `one_time_until_ms`. This time is None for an ordinary password, and 0 after the temporary password was used.
+    `one_time_until_ms`. `one_time_until_ms` is 0 after the temporary password was used, and None if the password is not
+    temporary.
     """
 
     id: str
@@ -139,7 +140,7 @@ class Accounts:
     def _changed(self, account: Account, event: ev.AccountEvent) -> bool:
         match event:
             case ev.AccountPasswordChanged():
-                # A password change ends the account's other sessions. Changes from ended sessions don't count.
+                # A password change ends the account's other sessions. It has no effect if its own session has ended.
                 if event.session_id not in self._sessions_of.get(account.id, {}):
                     return False
                 self._end_all(account, but=event.session_id)

@@ -12,8 +12,8 @@ from broker.core.event import Event
 
 
 class AlertThresholds(msgspec.Struct, frozen=True, kw_only=True):
-    """The thresholds at which alerts about a listener begin. A threshold of 0 is switched off: it causes no alert. None
-    in a listener's settings means that the queue's threshold applies. None for a queue means the default.
+    """The thresholds at which alerts about a listener begin. 0 means that no alert begins. None in a listener's
+    settings means that the queue's threshold applies. None in a queue's settings means that the default applies.
     """
 
     lag_messages: int | None = None  # messages that wait
@@ -34,8 +34,9 @@ class QueueAlertsSet(Event, frozen=True, kw_only=True, tag="queue.alerts_set"):
 class AlertEvent(Event, frozen=True, kw_only=True):
     """The base class of the events about alerts. No event has this class itself.
 
-    `alert` is the kind of alert, such as `listener.down`. Each time an alert begins, it gets a new `alert_id`. The ids
-    of a listener, a queue and an API key are empty if the alert is not about them.
+    `alert` is the kind of alert, such as `listener.down`. Each time an alert begins, it gets a new `alert_id`.
+    `listener_id` and `queue_id` are empty if the alert is not about a listener. `key_id` is empty if the alert is not
+    about an API key.
     """
 
     alert: str
@@ -57,9 +58,8 @@ class AlertCleared(AlertEvent, frozen=True, kw_only=True, tag="alert.cleared"):
 
 
 class AlertTold(Event, frozen=True, kw_only=True, tag="alert.told"):
-    """The event which says that Everput has put a message about the beginning or the end of an alert.
-
-    `message_id` is the id of that message.
+    """The event which says that Everput has put the message about an alert's beginning or end. `message_id` is the id
+    of the message.
     """
 
     alert_id: str

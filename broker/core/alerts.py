@@ -26,9 +26,9 @@ from broker.core.event import Event
 # Every organization's queue for alerts has this name. No other queue can have it.
 ALERTS_QUEUE: Final = "everput.alerts"
 INTERVAL_MS: Final = 10 * 60_000
-# An alert DOWN or FAILING ends with a message when the listener has been healthy or replaying for this long.
+# An alert of kind DOWN or FAILING ends, with a message, after the listener was healthy or replaying for this long.
 BACK_MS: Final = 30_000
-# An alert LAG, PARKED, SECRET, KEY or DISK ends when its level has been LOW for this long. At OFF, it ends at once.
+# An alert of kind LAG, PARKED, SECRET, KEY or DISK ends after its level has been LOW for this long.
 CALM_MS: Final = 60_000
 SECRET_SOON_MS: Final = 3_600_000
 KEY_SOON_MS: Final = 3 * 86_400_000
@@ -39,7 +39,7 @@ class Kind(StrEnum):
 
     DOWN = "listener.down"  # the listener is down
     FAILING = "listener.failing"  # the listener rejects too many attempts
-    LAG = "listener.lag"  # too many messages wait for the listener, or the oldest waits too long
+    LAG = "listener.lag"  # too many messages wait for the listener, or its oldest one has waited too long
     PARKED = "listener.parked"  # too many deliveries are parked
     SECRET = "secret.expiring"  # noqa: S105 - the kind's name
     KEY = "key.expiring"  # an API key expires soon
@@ -47,7 +47,7 @@ class Kind(StrEnum):
     DISK = "disk.low"  # disk of the embedded Kafka
 
 
-# The type of the message which says that an alert DOWN or FAILING has ended.
+# When an alert of kind DOWN or FAILING ends, Everput puts a message of this type.
 BACK: Final = "listener.back"
 _HEALTH: Final = (Kind.DOWN, Kind.FAILING)
 # When an alert about an expiring secret or API key ends, Everput sends no message.
@@ -55,8 +55,9 @@ _SILENT_ENDS: Final = (Kind.SECRET, Kind.KEY)
 
 
 class Level(IntEnum):
-    """The level of a condition that can cause an alert: HIGH if an alert should begin, LOW if it should end, BETWEEN if
-    neither. OFF means that the alert is switched off: if it has begun, it ends without a message.
+    """The level of an alert's condition: HIGH if the alert should begin, LOW if it should end, BETWEEN if neither. OFF
+    means that the alert does not apply, for example because it is switched off: if it has begun, it ends without a
+    message.
     """
 
     OFF = 0
@@ -67,10 +68,10 @@ class Level(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The level of one condition that can cause an alert, at one time.
+    """The level of an alert's condition at one time, and how long a level must last until the alert begins or ends.
 
-    The alert begins when the level has been HIGH for `hold_ms`, if INTERVAL_MS (10 minutes) have passed since the
-    alert's last beginning. The alert ends when the level has been LOW for `calm_ms`, or as soon as the level is OFF.
+    The alert begins when the level has been HIGH for `hold_ms`, but at most once in INTERVAL_MS (10 minutes). The alert
+    ends when the level has been LOW for `calm_ms`, or as soon as the level is OFF.
     """
 
     level: Level
@@ -80,7 +81,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
-    """The thresholds from which alerts about a listener begin. A threshold of 0 is switched off: it causes no alert."""
+    """The thresholds from which alerts about a listener begin. With a threshold of 0, no alert begins."""
 
     lag_messages: int = 10_000  # messages that wait
     lag_s: int = 900  # age of the oldest waiting message
@@ -115,13 +116,14 @@ class ListenerFacts:
     lag: int = 0  # at least this many messages wait
     oldest_at_ms: int | None = None  # when the oldest waiting message was put, in ms since the UTC epoch
     parked: int = 0  # parked deliveries
-    error: str | None = None  # error or HTTP status of a failed attempt, if a cursor of the listener has one
+    error: str | None = None  # error or HTTP status of one of the latest failed attempts; None if none is known
     secret_ends_at_ms: int | None = None  # end of the next former secret
 
 
 def readings(facts: ListenerFacts, limits: Thresholds, at_ms: int) -> dict[Kind, Reading]:
-    """Compare the facts about a listener with its alert thresholds. Return the level of each condition (HIGH, LOW,
-    BETWEEN or OFF), and how long this level must last until an alert begins or ends.
+    """Return a reading for each kind of alert about a listener. A reading has the level of the alert's condition (HIGH,
+    LOW, BETWEEN or OFF), and how long a level must last until the alert begins or ends. The levels come from a
+    comparison of `facts` with the thresholds in `limits`.
     """
     age_ms = 0 if facts.oldest_at_ms is None else max(0, at_ms - facts.oldest_at_ms)
     lag = max(
@@ -145,10 +147,9 @@ def readings(facts: ListenerFacts, limits: Thresholds, at_ms: int) -> dict[Kind,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstallationFacts:
-    """The facts about the whole installation that its alerts depend on: the unreadable ranges of the log, and the disk
-    of the embedded Kafka.
-
-    The API refuses puts while less than `refused_below` bytes are free. `free_bytes` is None without an embedded Kafka.
+    """The facts that alerts about the whole installation depend on: the unreadable ranges of the log, and the free
+    bytes on the disk of the embedded Kafka. `free_bytes` is None if Kafka is not embedded. While `free_bytes` is below
+    `refused_below`, the API refuses puts.
     """
 
     damaged: Sequence[DamagedRange] = ()
@@ -157,7 +158,7 @@ class InstallationFacts:
 
     def readings(self) -> dict[Kind, Reading]:
         """Return a reading for each kind of alert about the installation: DAMAGED and DISK. A reading has the level of
-        the alert's condition (HIGH, LOW, BETWEEN or OFF), and how long HIGH or LOW must last until the alert begins or
+        the alert's condition (HIGH, LOW, BETWEEN or OFF), and how long a level must last until the alert begins or
         ends.
         """
         return {
@@ -173,10 +174,9 @@ class InstallationFacts:
         return Level.BETWEEN if self.free_bytes < 3 * self.refused_below else Level.LOW
 
     def shown(self, kind: Kind, *, operator: bool) -> dict[str, int | str]:
-        """Return the facts for an alert of this kind.
-
-        Only the operator's organizations see the damaged offsets and the free bytes. Otherwise, organizations could
-        learn about each other, because they share the partitions and the disk.
+        """Return the facts that an alert of this kind shows. Only alerts in the operator's organizations show the
+        damaged offsets and the free bytes. All organizations share the partitions and the disk, so other organizations
+        could learn from these numbers about each other.
         """
         shown: dict[str, int | str] = {}
         if kind is Kind.DISK or (operator and self.free_bytes is not None):
@@ -199,8 +199,8 @@ def _health_level(health: str, bad: str, limit: int) -> Level:
 
 
 def _part(value: int, limit: int) -> Level:
-    """Return the level of a value: HIGH from the limit on, LOW below half of the limit, BETWEEN otherwise, and OFF if
-    the limit is 0.
+    """Return the level of a value: HIGH if it is the limit or more, LOW if it is below half of the limit, and BETWEEN
+    otherwise. Return OFF if the limit is 0.
     """
     if not limit:
         return Level.OFF
@@ -210,7 +210,7 @@ def _part(value: int, limit: int) -> Level:
 
 
 class Step(IntEnum):
-    """The kind of change of an alert: it begins or ends. END_QUIETLY is an end for which no message is sent."""
+    """The change of an alert: it begins or ends. END_QUIETLY is an end for which no message is sent."""
 
     BEGIN = 1
     END = 2
@@ -221,7 +221,7 @@ class Step(IntEnum):
 class Trigger:
     """The state of one alert about one listener, API key or organization.
 
-    `since_ms` is the time at which the alert's condition reached its current level; 0 if it is not known.
+    `since_ms` is the time since which the level of the alert's condition is the same; 0 if this time is not known.
     """
 
     open: bool = False  # begun and not ended
@@ -231,18 +231,18 @@ class Trigger:
 
     @property
     def pressing(self) -> bool:
-        """Whether this alert must be checked often: it has begun and not ended, or its condition is HIGH."""
+        """Whether this alert must be checked often: it is open, or the level of its condition is HIGH."""
         return self.open or self._level is Level.HIGH
 
     def agrees(self, recorded: Trigger) -> bool:
-        """Return whether this state of the alert and the state recorded in the log are equal: both have the same time
-        of the newest beginning, and both are open or both are not.
+        """Return whether this alert and the state of the alert in the log agree: both are open, or both are not, and
+        both have the same time of the newest beginning.
         """
         return (self.open, self.begun_at_ms) == (recorded.open, recorded.begun_at_ms)
 
     def step(self, reading: Reading, at_ms: int) -> Step | None:
-        """Update the alert with the newest level of its condition. Return the step if the alert begins or ends now,
-        else None. `at_ms` must not be lower than in an earlier call.
+        """Update the alert with the newest level of its condition. Return the step if the alert begins or ends now.
+        Otherwise return None. `at_ms` must not be lower than in an earlier call.
         """
         level = reading.level
         if level is not self._level:
@@ -256,7 +256,7 @@ class Trigger:
                 self.open = False
                 return Step.END
             return None
-        # If a wrong clock has set `begun_at_ms` far into the future, the alert can begin nevertheless.
+        # abs() permits a beginning even if a wrong clock has set `begun_at_ms` far into the future.
         rested = not self.begun_at_ms or abs(at_ms - self.begun_at_ms) >= INTERVAL_MS
         if level is Level.HIGH and lasted_ms >= reading.hold_ms and rested:
             self.open, self.begun_at_ms = True, at_ms
@@ -268,8 +268,8 @@ def steps(triggers: Mapping[Kind, Trigger], now: Mapping[Kind, Reading], at_ms: 
     """Update all alerts of one listener, API key or organization with the newest levels of their conditions. Return the
     step of each alert that begins or ends now.
 
-    While a listener's alert for being down is open, its alert for failing does not begin. If the alert for failing is
-    already open, it ends with the step END_QUIETLY, for which no message is sent.
+    While a listener's alert DOWN is open, its alert FAILING does not begin. If the alert FAILING is open already, it
+    ends with the step END_QUIETLY, for which no message is sent.
     """
     changed: dict[Kind, Step] = {}
     for kind, reading in now.items():
@@ -287,11 +287,9 @@ def steps(triggers: Mapping[Kind, Trigger], now: Mapping[Kind, Reading], at_ms: 
 
 @dataclass(slots=True)
 class Episode:
-    """The newest occurrence of an alert, computed from the events of the log. The occurrence is open from AlertRaised
-    to AlertCleared.
-
-    `latest` is the newest event of this occurrence. `told` is True if Everput has put the message about this event on
-    the queue `everput.alerts`, or if no such message is wanted.
+    """The newest episode of an alert: from its beginning (the event AlertRaised) to its end (the event AlertCleared).
+    `latest` is the newer of these events in the log. `told` is True if Everput has put the message about `latest` on
+    the queue `everput.alerts`, or if no message about `latest` is wanted.
     """
 
     latest: AlertEvent
@@ -305,8 +303,8 @@ class Episode:
 
 @dataclass(slots=True)
 class Alerts:
-    """The newest state of each alert, computed from the events `alert.raised`, `alert.cleared` and `alert.told`. The
-    kind of an alert and its subject identify it.
+    """The newest state of each alert, computed from the events `alert.raised`, `alert.cleared` and `alert.told`. An
+    alert has a kind, and a subject: a listener, an API key or an organization.
     """
 
     episodes: dict[tuple[str, str], Episode] = field(default_factory=dict)
@@ -346,7 +344,9 @@ class Alerts:
         return episode is not None and episode.open
 
     def is_told(self, kind: Kind, subject_id: str) -> bool:
-        """Return True if the alert never began, or if the message about its newest event was put or is not wanted."""
+        """Return whether Everput has put the message about the alert's newest event. Also return True if no message
+        about this event is wanted, or if the alert never began.
+        """
         episode = self.episodes.get((kind, subject_id))
         return episode is None or episode.told
 
@@ -358,7 +358,7 @@ class Alerts:
                 self._by_id.pop(episode.latest.alert_id, None)
 
     def trigger(self, kind: Kind, subject_id: str) -> Trigger:
-        """Return the state of an alert as it is recorded in the log."""
+        """Return whether the alert is open, and when it last began, according to the events of the log."""
         episode = self.episodes.get((kind, subject_id))
         return Trigger() if episode is None else Trigger(open=episode.open, begun_at_ms=episode.begun_at_ms)
 

@@ -22,7 +22,7 @@ class ApiKey:
 
     The key may be restricted to the queues in `queue_ids`; None means all queues. The key is invalid from
     `expires_at_ms` on; None means that it does not expire. `last_used_at_ms` is the time of the newest recorded use of
-    the key; None if no use is recorded. Usually, the newest use is less than 1.5 hours later.
+    the key; None if no use is recorded. Usually, the real newest use of the key is less than 1.5 hours later.
     """
 
     id: str

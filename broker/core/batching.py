@@ -27,27 +27,28 @@ _AROUND_TRACE: Final = len(b'"traceparent":"",')
 class FormingBatch:
     """A batch that takes deliveries in order until it is full.
 
-    A batch with a message that has failed k times since its last redrive has at most max_messages / 2^k messages, and
-    at least one. So a message that always fails does not use up the attempts of many others. For the same reason, a
-    message that has failed before is sent alone in the last attempt that `max_attempts` allows (see halvings()).
+    Usually, a batch has at most `max_messages` messages. Each failure of a message since its last redrive halves this
+    limit for the message's batch, down to one message. So a message that always fails does not use up the attempts of
+    many others. For the same reason, a message that has failed before is sent alone in the last attempt that
+    `max_attempts` allows (see halvings()).
     """
 
     __slots__ = ("_bytes", "_bytes_max", "_limit", "_messages_max", "full", "messages")
 
     def __init__(self, batch: Batch) -> None:
-        self._bytes = 1  # 2 bytes for the array's brackets, minus 1 for the comma that the last element does not have
+        self._bytes = 1  # the array's 2 brackets, minus 1 comma: no comma follows the last element
         self._bytes_max = batch.max_bytes
-        # `_messages_max` is the most messages allowed in this batch. It is lower if some of them have failed before.
-        # `_limit` is the most messages that the listener's setting `batch` allows in any batch.
+        # `_messages_max` is the most messages allowed in this batch. It is lower if a message in it has failed before.
+        # `_limit` is the most messages allowed in any batch of this listener: `max_messages` in its settings.
         self._messages_max = self._limit = batch.max_messages
         self.messages = 0
         self.full = False
 
     def takes(self, size: int, failed: int) -> bool:
-        """Add a message to the batch, and return True. Return False if it must go into the next batch.
-
-        `size` is the size in bytes of the message's element in the JSON array. `failed` is how often the limit on the
-        batch's messages is halved for this message (see halvings()). An empty batch takes a message of any size.
+        """Add a message to the batch, and return True. Return False if the message must go into the next batch. `size`
+        is the size in bytes of the message's element in the JSON array. `failed` is how often the message halves the
+        number of messages that its batch may have: the result of halvings(). An empty batch takes a message of any
+        size.
         """
         messages_max = self._messages_max
         if failed:
@@ -63,16 +64,17 @@ class FormingBatch:
 
 
 def halvings(failed: int, max_attempts: int | None) -> int:
-    """Return how often the limit on a batch's messages is halved for a message that has failed this many times since
-    its last redrive. If the message has failed and has only one attempt left, return a number so high that it is sent
-    alone.
+    """Return how often a message halves the number of messages that its batch may have. Usually, this is `failed`: how
+    often the message has failed since its last redrive. If the message has failed and has only one attempt left, return
+    a number so high that the message is sent alone.
     """
     return _HALVINGS_MAX if failed and max_attempts is not None and failed + 1 >= max_attempts else failed
 
 
 def fills(batch: Batch, messages: Iterable[tuple[int, int]]) -> bool:
-    """Return whether these messages fill a batch, so that it need not wait for more. Each message is given as (size in
-    bytes, how often it halves the limit on the batch's messages: see halvings()).
+    """Return whether these messages fill a batch, so that it can be sent without waiting for more messages. `messages`
+    has for each message its size in bytes, and how often it halves the number of messages in its batch (the result of
+    halvings()).
     """
     forming = FormingBatch(batch)
     for size, halved in messages:
@@ -88,7 +90,9 @@ def batch_id(message_ids: Iterable[bytes]) -> bytes:
 
 
 def element(message_id: bytes, body: bytes, attempt: int, traceparent: str | None) -> bytes:
-    """Return the JSON object of one message in a batch. `body` is the body of a request with this message alone."""
+    """Return one message's JSON object in a batch. `body` is the body that the listener would get if the message were
+    sent alone.
+    """
     trace = b"" if traceparent is None else b'"traceparent":"%b",' % traceparent.encode()
     return b'{"id":"%b","content_type":"application/json","attempt":%d,%b"body":%b}' % (
         message_id,

@@ -16,7 +16,7 @@ from broker.core.codec import CLASSES, encode, wire_name
 from broker.core.events import AlertThresholds, Batch, ControlEvent, Event, ListenerSettings
 from broker.core.ids import parse_damaged_id
 
-# The topics that clients read as the log. At the same log time, events of a topic that is listed earlier come first.
+# The topics that clients read as one log. Events with the same log time are in the order of their topics here.
 TOPICS: Final = ("control", "messages", "changes", "deliveries")
 # The log that clients read does not include these topics, because Kafka deletes or compacts their records.
 # Kafka compacts `outstanding`, keeps records of `claims` for two days, and records of `statistics` for thirty days.
@@ -40,7 +40,7 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
 }
 TOPIC_OF: Final[Mapping[str, str]] = {**{wire_name(kind): "control" for kind in get_args(ControlEvent)}, **_ELSEWHERE}
 
-# The description of each field of events, by the field's name. All events that have the field share it.
+# The description of each event field, by the field's name. The description holds for all events that have the field.
 FIELDS: Final[Mapping[str, str]] = {
     "type": "the event's name",
     "v": "the version of the event's fields",
@@ -197,9 +197,8 @@ SECRET: Final = frozenset(
 
 
 class Former(NamedTuple):
-    """An earlier version of an event type, which is still read but no longer written.
-
-    `lacks` names the fields that the next version added. `read_as` says what an event without these fields means.
+    """An earlier version of an event type. Everput does not write this version any more, but the log may have events of
+    it. `lacks` names the fields that the next version added. `read_as` says what an event without these fields does.
     """
 
     lacks: frozenset[str]
@@ -212,7 +211,7 @@ _UNSEALED: Final = Former(
 )
 _UNCONDITIONAL: Final = Former(
     frozenset({"if_version"}),
-    "the change takes effect whatever version the message has, unless the message was deleted before",
+    "the update or deletion takes effect whatever version the message has, unless the message was deleted before",
 )
 # The earlier versions of events. For each, codec.py has a function that converts an event to the next version.
 FORMER: Final[Mapping[tuple[str, int], Former]] = {
@@ -252,7 +251,7 @@ def shown(event: Event) -> dict[str, Any]:
 def shown_json(event: Event) -> bytes:
     """Return an event as JSON text for clients who read the log, without secrets.
 
-    Most events have nothing to hide, so they are encoded as they are stored.
+    If no field of the event must be hidden, the text is the stored one.
     """
     return encode(event) if type(event) in _ALL_SHOWN else orjson.dumps(shown(event))
 

@@ -12,15 +12,16 @@ from msgspec import UNSET, UnsetType
 
 from broker.core.events import MessageChange, MessageDeleted
 
-# Everput assumes that clocks differ by at most this. A search for a message's changes begins this long before its put.
+# Everput assumes that the clocks of its processes differ by at most this.
+# So a search for the changes of a message begins this long before the message was put.
 CLOCK_SKEW_MS: Final = 10 * 60_000
 
 
 class Change(NamedTuple):
     """An update or deletion of a message.
 
-    `offset` is the change's own offset in the topic `changes`. With `if_version`, the change has an effect only if the
-    message has that version.
+    `offset` is the change's own offset in the topic `changes`. If `if_version` is set, the change has an effect only if
+    the message has this version.
     """
 
     offset: int
@@ -34,15 +35,16 @@ def change(offset: int, event: MessageChange) -> Change:
 
 
 def version(offset: int | None) -> int:
-    """Return a message's version: 1 if its data was never changed. Otherwise, it is the offset of its newest valid
-    change in the topic `changes`, plus 2, so that it is above 1.
+    """Return a message's version. `offset` is the offset of the message's newest valid change in the topic `changes`.
+    The version is this offset plus 2. If the message was never changed, `offset` is None, and the version is 1.
     """
     return 1 if offset is None else offset + 2
 
 
 def prevailing(known: Change | None, other: Change) -> Change | None:
-    """Return which of two changes of a message is in effect: the earlier one, or the next one in the log. A deletion is
-    final. A change for another version of the message has no effect. A change that is read a second time has no effect.
+    """Return the change of a message that is in effect after `other`, the next change in the log. `known` is the change
+    that was in effect before `other`. Return `known` if it is a deletion, if `other` is for another version of the
+    message, or if `other` was read before. Otherwise return `other`.
     """
     if known is not None and (known.deleted or other.offset <= known.offset):
         return known

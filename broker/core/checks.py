@@ -67,8 +67,8 @@ class Checks(ABC):
     """The checks of `everput verify` that apply to every record of one partition. Subclasses add the checks of a
     topic's events.
 
-    With `compacted`, missing offsets are no error. With `late`, a record that was written much later than its event is
-    no error, because workers wait for Kafka before they write.
+    If `compacted` is true, missing offsets are no error. If `late` is true, a record may be much younger than its
+    event: a worker may wait for Kafka before it writes the event.
     """
 
     def __init__(self, topic: str, partition: int, begin: int, *, compacted: bool = False, late: bool = False) -> None:
@@ -135,7 +135,7 @@ class Checks(ABC):
         return self._finding(first, f"{offsets} altered or missing: see `everput mend`")
 
     def lost(self, offset: int) -> Finding:
-        """Return the finding about an empty record. Everput writes one where Kafka has lost a record."""
+        """Return the finding about an empty record. Everput has written it in place of a record that Kafka lost."""
         return self._finding(offset, "Kafka lost this record from the end of a file; Everput put an empty record there")
 
     def ended(self, end: int) -> Iterator[Finding]:
@@ -173,8 +173,9 @@ class ControlChecks(Checks):
     """The checks of `everput verify` for the topic `control`. The checks apply the events of `control` in order. For
     example, an event about a queue must come after the event that created the queue.
 
-    `receivers` maps the id of each listener and replay to its queue. `named` has, for each partition of `messages`, the
-    highest offset that an event names, and the listener or replay of this event.
+    `receivers` maps the id of each listener and replay to its queue's id. `named` maps each partition of `messages` to
+    the highest offset that is the start of a listener or the end of a replay, and to a text that names this listener or
+    replay.
     """
 
     def __init__(self, begin: int) -> None:
@@ -232,8 +233,8 @@ class ControlChecks(Checks):
 class MessageChecks(Checks):
     """The checks of `everput verify` for one partition of the topic `messages`.
 
-    `begin` is the first checked offset. `by_queue` collects the ascending offsets of each queue's messages. `queues`
-    maps each queue's id to its organization.
+    `begin` is the first offset to check, and `queues` maps each queue's id to its organization's id. The checks fill
+    `by_queue`: the offsets of each queue's messages, lowest first.
     """
 
     def __init__(self, partition: int, begin: int, queues: Mapping[str, str]) -> None:
@@ -257,8 +258,8 @@ class MessageChecks(Checks):
 
     @property
     def complete(self) -> bool:
-        """Whether the check began at offset 0 and found no damage. If so, a message that is not found before the end of
-        the partition is missing.
+        """Whether the check began at offset 0 and found no damage. If so, a message that the check has not found at the
+        end of the partition is missing in the log.
         """
         return self.begin == 0 and not self._damage
 
@@ -291,10 +292,8 @@ class MessageChecks(Checks):
         return wrong
 
     def has(self, offset: int, queue_id: str) -> bool:
-        """Return whether a message of this queue is at this offset.
-
-        Return True for a damaged offset and for an offset before `begin`: these offsets can't be checked, and count as
-        correct. Return False for an offset that was not read yet.
+        """Return whether the message at this offset belongs to this queue. Return False if the offset was not read yet.
+        Return True if the offset can't be checked, because its record is damaged, or because it is below `begin`.
         """
         if self._unread(offset):
             return True
@@ -303,8 +302,8 @@ class MessageChecks(Checks):
         return index < len(offsets) and offsets[index] == offset
 
     def is_at(self, offset: int, message_id: str) -> bool:
-        """Return whether the first copy of this message was read at this offset. Return True for an offset that can't
-        be checked, because it is damaged or before `begin`. Return False for an offset that was not read yet.
+        """Return whether this message was first found at this offset. Return False if the offset was not read yet.
+        Return True if the offset can't be checked, because its record is damaged, or because it is below `begin`.
         """
         return self._unread(offset) or self.place(message_id) == offset
 

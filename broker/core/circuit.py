@@ -35,9 +35,9 @@ class State(Enum):
 class Circuit:
     """The circuit breaker of one listener. While it is open, no attempt begins, and the listener gets only probes.
 
-    `allowance` limits the attempts in flight; None means no limit. `down_since_ms` is the time at which the listener
-    went down; 0 if it is not down. A successful probe does not change this time. `down_since_ms` becomes 0 when, after
-    the probe, an attempt ends without a fault of the listener.
+    `allowance` is the most attempts that may be in flight at the same time; None means no limit. `down_since_ms` is the
+    time at which the listener went down; 0 if it is not down. After a successful probe, the listener still counts as
+    down until an attempt ends without a fault of the listener.
     """
 
     __slots__ = ("allowance", "down_since_ms", "faults", "probe_at_ms", "relapses", "state")
@@ -45,16 +45,16 @@ class Circuit:
     def __init__(self) -> None:
         self.state = State.CLOSED
         self.faults = 0
-        # `relapses` counts how often failed attempts have opened the circuit breaker again after a good probe.
-        # A failed probe, trip() and the end of the probation reset `relapses` to 0.
+        # `relapses` counts how often failed attempts after a successful probe have opened the circuit breaker again.
+        # A failed probe sets `relapses` to 0. So does trip(), and the closing of the circuit breaker.
         self.relapses = 0
         self.probe_at_ms = self.down_since_ms = 0
         self.allowance: int | None = None
 
     @property
     def alive(self) -> bool:
-        """Whether the listener's newest probe has succeeded, but attempts after it have failed and have opened the
-        circuit breaker again.
+        """Whether the circuit breaker is open although the listener's newest probe succeeded: attempts after the probe
+        have failed.
         """
         return self.state is State.OPEN and self.relapses > 0
 
@@ -72,9 +72,9 @@ class Circuit:
     def failed(self, at_ms: int, *, new: bool = False) -> bool:
         """Tell the circuit breaker that an attempt failed through a fault of the listener.
 
-        Return whether this failure opened the circuit breaker. `new` says that this worker has got no answer with a
-        status below 500 from the listener yet, or none since the listener was last down. For such a listener, and
-        shortly after a successful probe, fewer failures in a row open the circuit breaker.
+        Return whether this failure opened the circuit breaker. Usually, TRIP_AFTER failures in a row open it.
+        TRIP_AFTER_NEW are enough shortly after a successful probe, and if `new` is true: this worker has got no answer
+        with a status below 500 from the listener yet, or none since the listener was last down.
         """
         self.faults += 1
         most = TRIP_AFTER_NEW if new or self.state is State.PROBATION else TRIP_AFTER
@@ -86,8 +86,8 @@ class Circuit:
         return True
 
     def trip(self, at_ms: int) -> bool:
-        """Open the circuit breaker immediately, because the listener's tunnel can't be reached or has no client. Return
-        False if the circuit breaker was open already.
+        """Open the circuit breaker immediately. The caller has found that the listener's tunnel can't be reached or has
+        no client. Return False if the circuit breaker was open already.
         """
         self.relapses = 0
         if self.state is State.OPEN:
@@ -100,17 +100,16 @@ class Circuit:
         self.down_since_ms = self.down_since_ms or at_ms
 
     def probed(self, *, alive: bool, at_ms: int, interval_ms: int) -> bool:
-        """Tell the circuit breaker the result of a probe. Return True if this probe ends the time in which the listener
-        is down, so that attempts start again.
-
-        After a failed probe, the next probe is due after `interval_ms`.
+        """Tell the circuit breaker the result of a probe. `alive` says whether the probe succeeded. Return True if
+        attempts to the listener start again because of this probe. After a failed probe, the next probe follows
+        `interval_ms` later.
         """
         if self.state is not State.OPEN:
             return False
         if alive:
             self.state, self.allowance, self.faults = State.PROBATION, PROBATION_FIRST, 0
             return True
-        # Reset the count of failures after good probes, because now a probe itself has failed.
+        # Now a probe has failed, so how often attempts failed after successful probes does not matter any more.
         self.relapses = 0
         self.probe_at_ms = at_ms + interval_ms
         return False

@@ -20,9 +20,9 @@ KEPT_MS: Final = 24 * 3600 * 1000
 CLAIMS_MAX: Final = 8_000_000
 FEW: Final = 10_000
 # A request that takes over an Idempotency-Key reuses the earlier request's message ids if they are under a minute old.
-# With older message ids, each search for a message would be slow: it reads the log from the time in the id on.
+# A search for a message with an older id would be slow: it reads the log from the time in the id on.
 IDS_KEPT_MS: Final = 60_000
-CLOCKS_MS: Final = 10_000  # Everput assumes here that the clocks of two processes differ by at most this.
+CLOCKS_MS: Final = 10_000  # the clocks of any two processes are assumed to differ by at most this
 _RUN_MAX: Final = 1 << 16
 _RUN_MS_MAX: Final = 3600 * 1000
 _OFFSET_BITS: Final = 48
@@ -33,9 +33,9 @@ class Claim(NamedTuple):
     """The claims of one Idempotency-Key that is in use. A claim is an event that a request writes before it puts its
     messages.
 
-    `first` is the claim of the first request with the key. `holder` is the newest claim that is valid: its process may
-    put the messages now. `ids` has the claims from which the ids of the messages may have been computed. The oldest
-    claim comes first. Each later claim in `ids` has another seed for message ids than the claim before.
+    `first` is the claim of the first request with the key. `holder` is the newest valid claim: only the process that
+    wrote it may put the messages now. `ids` has the claims from which the ids of the messages may have been computed,
+    oldest first. A claim that took over the message ids of the claim before it is left out of `ids`.
     """
 
     first: PutClaimed
@@ -44,11 +44,11 @@ class Claim(NamedTuple):
 
 
 def decide(claims: Sequence[PutClaimed], at_ms: int) -> Claim | None:
-    """Return the claim that holds an Idempotency-Key at this time, or None if the key is free. `claims` are all claims
+    """Return the valid claims of an Idempotency-Key at this time, or None if the key is free. `claims` are all claims
     of the key in the order of the log.
 
     The first claim holds the key for 24 hours. If its process does not put the messages in time, other processes may
-    write claims with the next number. The first of these claims takes the key over.
+    write claims whose `number` is higher by 1. The first claim with this number takes the key over.
     """
     held: Claim | None = None
     for claim in claims:
@@ -71,21 +71,19 @@ def random_bits(claim: PutClaimed, number: int) -> int:
 def has_room(mine: int, all_of_them: int, *, claims_max: int = CLAIMS_MAX, few: int = FEW) -> bool:
     """Return whether an organization that has `mine` claims of Idempotency-Keys may store one more.
 
-    There are `claims_max` places for claims, and `all_of_them` are in use. A quarter of the places is reserved for
-    small organizations: those with fewer than `few` claims.
-
-    A small organization may store one more claim if it has fewer claims than there are free places. For any other
-    organization, the reserved quarter does not count as free: if 60 of 100 places are free, the organization must have
-    fewer than 35 claims.
+    Of the `claims_max` places for claims, `all_of_them` are in use. An organization with fewer than `few` claims is
+    small. A small organization may store one more claim if it has fewer claims than there are free places. A quarter of
+    all places is reserved for small organizations. For any other organization, the reserved quarter does not count as
+    free: if 60 of 100 places are free, the organization must have fewer than 35 claims.
     """
     free = claims_max - all_of_them
     return mine < free - claims_max // 4 or mine < min(free, few)
 
 
 class _Owners:
-    """A counter of each organization's claims of Idempotency-Keys. The counter gives each organization a small integer,
-    which the index of claims stores instead of the organization's id. When an organization has no more claims, its
-    integer can be given to another organization.
+    """A counter of each organization's claims of Idempotency-Keys. To save memory, the index of claims stores a small
+    integer instead of an organization's id. This class chooses the integer. When an organization has no more claims,
+    its integer can be given to another organization.
     """
 
     def __init__(self) -> None:
@@ -110,8 +108,8 @@ class _Owners:
         return number
 
     def remove(self, numbers: Iterable[int]) -> None:
-        """Subtract removed claims from the counts. `numbers` has one item for each removed claim: the small integer of
-        the organization that had the claim.
+        """Subtract removed claims from the organizations' counts. `numbers` has one item for each removed claim: the
+        small integer that stands for the claim's organization.
         """
         for number, count in Counter(numbers).items():
             self._counts[number] -= count
@@ -125,8 +123,9 @@ class _Owners:
 
 
 class _Run(NamedTuple):
-    """A list of claims of Idempotency-Keys, sorted by the first 4 bytes of the hashes of the keys. `until_ms` is the
-    time of the newest claim.
+    """A list of claims of Idempotency-Keys, sorted by the first 4 bytes of the hashes of the keys. The three arrays
+    have one item for each claim. An item of `places` is the claim's partition and offset. `until_ms` is the time of the
+    newest claim.
     """
 
     prefixes: array[int]
@@ -139,15 +138,15 @@ class ClaimIndex:
     """An in-memory index from each Idempotency-Key to the offsets of its claims in Kafka.
 
     The index stores only the first 4 bytes of each key's hash, so a search may also return claims of other keys. New
-    claims are collected, and then sorted into a list of at most `run_max` claims. When all claims of a list are old,
-    the list is dropped.
+    claims are collected, and then sorted into a list of at most `run_max` claims. forget() drops a list when all of its
+    claims are old.
     """
 
     def __init__(self, run_max: int = _RUN_MAX) -> None:
         self._run_max = run_max
         self.runs: list[_Run] = []
         self._owners = _Owners()
-        self._since_ms = self._until_ms = 0  # times of the first and the newest claim in `_recent`
+        self._since_ms = self._until_ms = 0  # times of the first and newest claim in the unsorted list `_recent`
         self._begin()
 
     def __len__(self) -> int:
@@ -158,8 +157,8 @@ class ClaimIndex:
         return self._owners.count(owner)
 
     def add(self, digest: bytes, partition: int, offset: int, at_ms: int, owner: str) -> None:
-        """Add a claim of an Idempotency-Key to the index. The claims of a partition must be added in the order of their
-        offsets. `owner` is the id of the organization.
+        """Add a claim of an Idempotency-Key to the index. The claims of each partition must be added with ascending
+        offsets. `digest` is the key's hash, and `owner` the id of the organization.
         """
         recent = self._recent
         if recent.places and (len(recent.places) >= self._run_max or at_ms - self._since_ms >= _RUN_MS_MAX):
@@ -182,7 +181,7 @@ class ClaimIndex:
         return [(place >> _OFFSET_BITS, place & (1 << _OFFSET_BITS) - 1) for place in self._places(_prefix(digest))]
 
     def forget(self, before_ms: int) -> None:
-        """Drop the lists in which every claim of an Idempotency-Key is older than this time."""
+        """Drop each list in which every claim of an Idempotency-Key is older than the time `before_ms`."""
         if self._recent.places and self._until_ms < before_ms:
             self._close_run()
         for run in self.runs:
@@ -205,8 +204,9 @@ class ClaimIndex:
     def _begin(self) -> None:
         """Begin a new list of claims of Idempotency-Keys.
 
-        A row is an index in the list. `_latest` maps the first 4 bytes of a key's hash to its newest row. `_before`
-        maps a row to the previous row with the same 4 bytes.
+        `_latest` maps the first 4 bytes of a key's hash to the position of the newest claim with these bytes in the
+        list. `_before` has, for each claim, the position of the previous claim with the same 4 bytes; -1 if there is
+        none.
         """
         self._recent = _Run(array("I"), array("Q"), array("I"), 0)
         self._latest: dict[int, int] = {}

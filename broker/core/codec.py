@@ -33,7 +33,7 @@ UPCASTERS: Final[dict[tuple[str, int], Upcaster]] = {
     ("message.deleted", 1): lambda fields: fields | {"v": 2},
     # added after_offsets
     ("replay.started", 1): lambda fields: fields | {"v": 2},
-    # Version 3 added send_headers. The field is true by default, so replays of version 2 send the listener's headers.
+    # Version 3 added send_headers. Its default is true, because a replay of version 2 sends the listener's headers.
     ("replay.started", 2): lambda fields: fields | {"v": 3},
 }
 
@@ -66,7 +66,7 @@ class MessageTexts(msgspec.Struct, frozen=True, tag_field="type", tag="message.p
 
 
 _NAMES: Final = {kind: name for name, kind in CLASSES.items()}
-# Decoding raises ValueError for bytes that are no JSON of an event, and RecursionError for JSON nested too deeply.
+# Decoders raise ValueError if the bytes are no event in JSON, and RecursionError if the JSON is nested too deeply.
 _UNDECODED: Final = (ValueError, RecursionError)
 _encoder = msgspec.json.Encoder()
 _any_event = msgspec.json.Decoder(AnyEvent)

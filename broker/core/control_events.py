@@ -47,7 +47,7 @@ class QueueCreated(Event, frozen=True, kw_only=True, tag="queue.created"):
 class QueueRenamed(Event, frozen=True, kw_only=True, tag="queue.renamed"):
     """The event that a queue was renamed.
 
-    With `if_version`, the event has an effect only if the queue still has this version.
+    If `if_version` is set, the event has an effect only if the queue still has this version.
     """
 
     queue_id: str
@@ -65,10 +65,10 @@ class QueueDeleted(Event, frozen=True, kw_only=True, tag="queue.deleted"):
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of a listener that gets several messages in one request (a batch).
 
-    Within the listener's limits, a batch is sent when it has `max_messages` messages or `max_bytes` bytes, or when its
-    first message has waited for `wait_ms`. If no request is in flight, a batch is also sent when the listener's memory
-    is full, or when a delivery waits for an earlier one with the same ordering key. A message that is larger than
-    `max_bytes` is sent alone.
+    A batch is sent when it has `max_messages` messages or `max_bytes` bytes, or when its first message has waited for
+    `wait_ms`. If no request to the listener is in flight, a batch is sent earlier in two cases: the memory for the
+    listener's deliveries is full, or a delivery waits for an earlier one with the same ordering key. The listener's
+    limits apply in all cases. A message that is larger than `max_bytes` is sent alone.
     """
 
     max_messages: int = 100
@@ -87,12 +87,13 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     rate_per_s: float | None = None
     timeout_ms: int = 15_000  # time limit of one attempt
     max_attempts: int | None = None
-    # A delivery is parked if an attempt fails this long or longer after the first attempt. A redrive restarts the time.
+    # A delivery is parked if an attempt fails at least this many seconds after its first attempt or its last redrive.
     max_age_s: int = 72 * 3600
     headers: dict[str, str] = {}
     sealed_headers: dict[str, str] = {}
-    # The longest pause before the first retry. The longest pause doubles with each retry, up to `retry_max_s`.
-    # A Retry-After in the listener's answer can make a pause longer, but not longer than `retry_max_s`.
+    # The wait before a retry is random. Before the first retry, it is at most this long.
+    # The most that a wait before a retry may be doubles with each retry, up to `retry_max_s`.
+    # A Retry-After in the listener's answer can make the wait before a retry longer, but not longer than `retry_max_s`.
     retry_first_ms: int = 1_000
     retry_max_s: int = 3_600  # the longest pause before any retry
     alerts: AlertThresholds | UnsetType = UNSET  # when Everput alerts about the listener
@@ -134,8 +135,8 @@ class ListenerUpdated(Event, frozen=True, kw_only=True, tag="listener.updated"):
 class ListenerSecretRotated(Event, frozen=True, kw_only=True, tag="listener.secret_rotated"):
     """The event which says that a listener got a new signing secret.
 
-    `sealed_secret` is the new secret, encrypted. Requests are also signed with former secrets until `former_end_at_ms`
-    at the latest.
+    `sealed_secret` is the new secret, encrypted. Requests are also signed with former secrets, but not after
+    `former_end_at_ms`.
     """
 
     urgent: ClassVar[bool] = True
@@ -148,7 +149,7 @@ class ListenerSecretRotated(Event, frozen=True, kw_only=True, tag="listener.secr
 class ListenerResealed(Event, frozen=True, kw_only=True, tag="listener.resealed"):
     """The event that a listener's signing secrets and header values were encrypted with another sealing key.
 
-    `sealed` maps each old encrypted text to the new one. Texts that it does not name stay unchanged.
+    `sealed` maps each old encrypted text to the new one. An encrypted text that is not in `sealed` stays unchanged.
     """
 
     listener_id: str
@@ -169,8 +170,8 @@ class ListenerResumed(Event, frozen=True, kw_only=True, tag="listener.resumed"):
 
 
 class ListenerRedriven(Event, frozen=True, kw_only=True, tag="listener.redriven"):
-    """The event of a redrive: a listener's retrying and parked deliveries are due now, and get all their attempts and
-    time again.
+    """The event of a redrive: a listener's retrying and parked deliveries are attempted now, and get all their attempts
+    and time again.
 
     With `message_ids`, the redrive concerns only the deliveries of these messages. Without `message_ids`, it concerns
     all retrying and parked deliveries of the listener.
@@ -183,7 +184,7 @@ class ListenerRedriven(Event, frozen=True, kw_only=True, tag="listener.redriven"
 class ListenerRedrivesCancelled(Event, frozen=True, kw_only=True, tag="listener.redrives_cancelled"):
     """The event which says that all earlier redrives of a listener (the events `listener.redriven`) were cancelled.
 
-    A delivery that was not attempted since its redrive is parked or retrying as before.
+    A delivery that was redriven, but not attempted since, is parked or retrying again.
     """
 
     urgent: ClassVar[bool] = True
@@ -226,8 +227,8 @@ class ReplayStarted(ReplayEvent, frozen=True, kw_only=True, tag="replay.started"
 
 
 class ReplayAdvanced(ReplayEvent, frozen=True, kw_only=True, tag="replay.advanced"):
-    """The event which says that a replay has finished in these partitions: every delivery is delivered, parked or
-    cancelled. When such events have named all partitions, the whole replay has finished.
+    """The event which says that a replay has finished in these partitions: every delivery there is delivered, parked or
+    cancelled. The whole replay has finished when each partition was in an event of this kind.
     """
 
     partitions: tuple[int, ...]
@@ -253,10 +254,10 @@ class ReplayCancelled(ReplayEvent, frozen=True, kw_only=True, tag="replay.cancel
 
 class LogDamaged(Event, frozen=True, kw_only=True, tag="log.damaged"):
     """The event which says that a range of the log is damaged: no replica has unaltered copies of its records.
-    `first_offset` and `last_offset` both belong to the range. The event changes nothing for a range that is already
-    recorded as damaged, or as given up as lost.
+    `first_offset` and `last_offset` both belong to the range. The event has no effect if this range is already recorded
+    as damaged, or if it was given up as lost.
 
-    The topic is named without the prefix of the installation's topics.
+    `topic` is the name of the topic without the prefix of the installation's topics.
     """
 
     topic: str
@@ -268,7 +269,7 @@ class LogDamaged(Event, frozen=True, kw_only=True, tag="log.damaged"):
 class LogMended(Event, frozen=True, kw_only=True, tag="log.mended"):
     """The event which says that a damaged range of the log can be read again, or that it was given up (`given_up`).
 
-    A range is given up by the operator, or when retention has deleted its records.
+    `given_up` is True if the operator gave up the range as lost, or if retention has deleted its records.
     """
 
     topic: str

@@ -27,11 +27,11 @@ _VERSION: Final = "1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cursor:
-    """A cursor: the progress of a listener's deliveries in one partition. Kafka stores it as a committed offset with
-    metadata.
+    """The progress of a listener's deliveries in one partition of `messages`. Kafka stores a cursor as a committed
+    offset with metadata.
 
-    A message of the listener's queue whose offset is below `top` and not in `open` is settled: delivered, parked,
-    cancelled or kept in `outstanding`.
+    `open` has the offsets below `top` whose deliveries are not settled yet. All other deliveries below `top` are
+    settled: delivered, parked, cancelled or kept in the topic `outstanding`.
     """
 
     top: int
@@ -45,8 +45,8 @@ class Cursor:
 
     @property
     def offset(self) -> int:
-        """The committed offset. Below it, every delivery is settled: delivered, parked, cancelled or kept in
-        `outstanding`.
+        """The committed offset. All deliveries of messages below this offset are settled: delivered, parked, cancelled
+        or kept in the topic `outstanding`.
         """
         return self.open[0] if self.open else self.top
 
@@ -60,8 +60,8 @@ class Cursor:
         """Encode the details of a listener's progress as the metadata of a commit to Kafka, in at most
         METADATA_BYTES_MAX bytes.
 
-        If there are too many open offsets, the highest ones are left out. `top` is then lowered to the first offset
-        that was left out, so that the partition's next owner delivers all messages from there on again.
+        If the open offsets need more bytes, the highest of them are left out, and `top` is lowered to the lowest of
+        these. The worker that owns the partition next then delivers all messages from that offset on again.
         """
         numbers = [self.top - self.offset]
         before = self.offset
@@ -72,7 +72,7 @@ class Cursor:
         oldest = "-" if self.oldest_at_ms is None else str(self.oldest_at_ms)
         error = f"{self.error or '-'};{self.counts}" if self.counts else self.error or "-"
         text = f"{_VERSION} {packed} {self.pending} {oldest} {self.state} {error}"
-        # If the metadata is too long, drop the upper half of the open offsets: a new owner delivers these again.
+        # If the metadata is too long, drop the upper half of the open offsets, and lower `top` to the first of these.
         if len(text) > METADATA_BYTES_MAX and self.open:
             fewer = len(self.open) // 2
             return replace(self, top=self.open[fewer], open=self.open[:fewer], attempts=()).metadata()
@@ -83,8 +83,8 @@ class Cursor:
 
     @classmethod
     def from_metadata(cls, offset: int, text: str) -> Cursor:
-        """Decode a listener's progress from a committed offset and its metadata. Ignore metadata in another format,
-        such as after a tool has reset the offset.
+        """Decode a listener's progress from a committed offset and its metadata. If the metadata has another format,
+        for example because a tool has reset the offset, use only the committed offset.
         """
         try:
             version, packed, pending, oldest, state, error, *more = text.split(" ")
@@ -104,7 +104,7 @@ class Cursor:
             )
         except (ValueError, TypeError):  # TypeError means too many fields
             return cls(top=offset)
-        # If the metadata contradicts itself, deliver from the committed offset: a wrong `top` could skip messages.
+        # If the metadata contradicts itself, use only the committed offset: a wrong `top` could skip messages.
         ascending = all(low < high for low, high in pairwise((*opened, cursor.top)))
         ours = version == _VERSION and state in ("live", "down") and cursor.pending >= 0
         counted = len(attempts) in (0, len(opened))

@@ -13,8 +13,8 @@ Span = tuple[int, int]
 
 
 class DamagedRange(NamedTuple):
-    """A range of log records that can't be read. Both `first` and `last` belong to it. The topic is named without the
-    installation's prefix.
+    """A range of log records that can't be read. The offsets `first` and `last` both belong to the range. `topic` is
+    without the prefix of the installation's topics.
     """
 
     topic: str

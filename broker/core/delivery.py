@@ -21,7 +21,7 @@ from typing import Final
 
 from broker.core.retry import RetryPolicy, next_at_ms
 
-# The HTTP status with which a tunnel answers if no `everput listen` takes the message. This attempt does not count.
+# The HTTP status of a tunnel without an `everput listen` that takes messages. Such an attempt does not count.
 TUNNEL_AWAY: Final = 599
 SLOW_DOWN: Final = (429, 503)  # HTTP statuses of an overloaded listener
 TIMEOUTS: Final = ("timeout", "connect-timeout")
@@ -46,8 +46,8 @@ class Kind(Enum):
 
 
 class State:
-    """The state of one delivery in a worker's memory. A kind of state with data of its own has a subclass. For any
-    other kind, there is one object, which all deliveries share.
+    """The state of one delivery in a worker's memory. There is one State object for each kind of state, which all
+    deliveries share. A kind of state with data for each delivery has a subclass instead.
     """
 
     __slots__ = ("kind",)
@@ -76,9 +76,9 @@ class Waiting(State):
 class Leaving(State):
     """The state of a delivery whose record is being written to the topic `outstanding`.
 
-    `due_ms` is when its next attempt is due; None means that it is parked. `status` and `error` are the HTTP status and
-    the error of the newest failed attempt. If the message can't be read or decoded, `error` says so. `status` and
-    `error` are None if nothing has failed.
+    `due_ms` is the time of the delivery's next attempt; None means that the delivery is parked. `status` and `error`
+    are the HTTP status and the error of the newest failed attempt; None if no attempt has failed. If the message can't
+    be read or decoded, `error` says so.
     """
 
     __slots__ = ("due_ms", "error", "status")
@@ -119,7 +119,7 @@ MEANS: Final[Mapping[Kind, str]] = {
 }
 
 # The permitted transitions between the states of a delivery: for each state, the next states with their conditions.
-# The condition of a transition to DROPPED is empty: the text for DROPPED in MEANS says when it happens.
+# A transition to DROPPED has no condition here. The text for DROPPED in MEANS says when it happens.
 NEXT: Final[Mapping[Kind, Mapping[Kind, str]]] = {
     Kind.MISSING: {
         Kind.READY: "the message is read",
@@ -204,10 +204,10 @@ class Decision(Enum):
     RETRY = "retry"
     # SET_ASIDE: the attempt failed, and the topic `outstanding` holds the delivery until its next attempt.
     SET_ASIDE = "set aside"
-    PARK = "park"  # the attempt failed, and the delivery has no attempts or no time left
+    PARK = "park"  # the attempt failed, and the delivery is parked: it has no attempts or no time left
     # PUT_OFF: no thread was free for the DNS look-up, so the worker made no attempt. It tries again after `put_off_ms`.
     PUT_OFF = "put off"
-    # AWAY: no client takes messages from the tunnel. This attempt does not count, and the next waits for a good probe.
+    # AWAY: no client takes messages from the tunnel. The attempt does not count. The next one follows a good probe.
     AWAY = "away"
     # AGAIN: the listener had closed the idle connection, so this attempt does not count. The delivery is ready again.
     AGAIN = "again"
@@ -217,7 +217,7 @@ class Decision(Enum):
 class Verdict:
     """The decision about what follows an attempt, and when.
 
-    `fault` says that the listener is to blame, so that its circuit breaker counts the attempt as a failure. `slow_down`
+    `fault` says that the listener is to blame: its circuit breaker then counts the attempt as a failure. `slow_down`
     says that the listener is overloaded.
     """
 
@@ -236,8 +236,8 @@ AGAIN: Final = Verdict(Decision.AGAIN)
 class Failure:
     """An attempt that the listener did not accept: it got no 2xx answer, or the answer to a batch rejects the message.
 
-    Without an answer, `status` is None and `error` names the reason, such as `timeout`. `stale` says that the request
-    was sent on a connection that had been idle, and no answer came.
+    Without an answer, `status` is None and `error` names the reason, such as `timeout`. `stale` says that no answer
+    came, and that the request was sent on a connection that had been idle.
     """
 
     status: int | None = None
@@ -251,19 +251,18 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
-    """The facts about a delivery's earlier attempts from which judge() decides what follows the current attempt.
-
-    `number` counts the attempts since the last redrive, including the current one. The delivery's age counts from
-    `since_ms`: the time of its first attempt or of its last redrive, whichever is later.
+    """The facts about a delivery from which judge() decides what follows its current attempt. `number` is the number of
+    the current attempt; after a redrive, it counts from 1 again. The delivery's age counts from `since_ms`: the time of
+    its first attempt or of its last redrive, whichever is later.
     """
 
     number: int
     first_at_ms: int
     since_ms: int
-    # True if an attempt of this delivery was already repeated at once: the listener had closed an idle connection.
+    # True if this delivery was already repeated at once, because the listener had closed an idle connection.
     again: bool = False
-    outstanding: bool = False  # True if the delivery comes from the topic `outstanding`
-    crowded: bool = False  # True if other deliveries need this delivery's memory
+    outstanding: bool = False  # True if the topic `outstanding` already holds the delivery
+    crowded: bool = False  # True if the memory is needed for other deliveries
 
 
 def taken(status: int) -> bool:
@@ -278,9 +277,10 @@ def judge(
 ) -> Verdict:
     """Decide what follows an attempt that was not accepted.
 
-    A delivery without further attempts is parked. Any other delivery usually waits for its next attempt in memory. It
-    waits in the topic `outstanding` in three cases: it came from there, other deliveries need its place in memory, or
-    the next attempt is due `set_aside_after_ms` or more after the first one. `jitter` is a random number in [0, 1).
+    If the attempt counts, and the delivery has no attempts or no time left, the delivery is parked. Usually, a delivery
+    with further attempts waits in memory. It waits in the topic `outstanding` in three cases: it came from there, other
+    deliveries need its memory, or its next attempt is due at least `set_aside_after_ms` after its first one. `jitter`
+    is a random number in [0, 1).
     """
     status, error = failure.status, failure.error
     if not failure.tried:
@@ -288,7 +288,7 @@ def judge(
     if error == "closed" and failure.stale and not history.again:
         return AGAIN
     if failure.tunnel and (not failure.connected or status == TUNNEL_AWAY or error == "garbage"):
-        # Without a connection, the API process has probably ended. With the error "garbage", another program answered.
+        # No connection: the API process has probably ended. Error "garbage": another program answered at its address.
         return AWAY
     due_ms = next_at_ms(
         policy,

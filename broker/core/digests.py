@@ -106,21 +106,18 @@ def state_hash(directory: Directory) -> str:
 
 
 def fields_hash() -> str:
-    """Return a short hash of the names and types of the fields that the directory's accounts, sessions, organizations,
-    API keys, invitations, queues, listeners and replays have.
-
-    Two versions of Everput with different fields may compute different state hashes from the same log, so these state
-    hashes can't be compared.
+    """Return a short hash of the names and types of the fields of everything in the directory. The state hashes of two
+    programs can be compared only if the programs have the same hash of fields: with other fields, the same log may
+    result in another state hash.
     """
     _, components = msgspec.json.schema_components(_TYPES.values())
     return f"{crc32(_encode({name: one['properties'] for name, one in components.items()})):08x}"
 
 
 def digests(directory: Directory) -> dict[str, str]:
-    """Return short checksums of the fields of each account, session, organization, API key, invitation, queue, listener
-    and replay in the directory, by kind and id.
-
-    The function difference() compares the checksums of one item in two results.
+    """Return checksums of the fields of each account, session, organization, API key, invitation, queue, listener and
+    replay. The result maps a kind and id, such as `queue <id>`, to the checksums of this item's fields. difference()
+    compares the checksums of one item from two results.
     """
     things: dict[str, Iterable[Any]] = {
         "account": directory.accounts.by_id.values(),
@@ -140,9 +137,9 @@ def digests(directory: Directory) -> dict[str, str]:
 
 
 def difference(thing: str, one: str, other: str) -> tuple[str, str, str] | None:
-    """Return the first field that differs between two digests of the same item, with both checksums.
-
-    Return None if no field differs, or if the digests come from programs with different fields.
+    """Compare two digests of the same item: the checksums of its fields. Return the name of the first field that
+    differs, with both checksums. Return None if no field differs, or if the digests come from programs with different
+    fields.
     """
     names = _FIELDS.get(thing.partition(" ")[0], ())
     if not len(one) == len(other) == len(names) * _CRC_CHARS:

@@ -37,7 +37,7 @@ class Directory:
     """The state that is computed from the events of the topic `control`: accounts, organizations, invitations, API
     keys, queues, listeners, replays, unreadable ranges of the log, and alerts.
 
-    `initialized` says that a command of the operator has created an organization or a key. `given_up` holds the
+    `initialized` says that a command of the operator has created an organization or an API key. `given_up` holds the
     unreadable ranges of the log that an operator has given up as lost, or that retention has deleted. `damage` holds
     the other unreadable ranges that were found. `alerts` holds the newest state of each alert.
     """
@@ -93,8 +93,8 @@ class Directory:
     def apply(self, event: Event) -> bool:
         """Update the directory with one event of the log. Return False if nothing changed.
 
-        An event that is not valid any more changes nothing. For example, the name of a new queue may be taken. Every
-        process gets the same result.
+        An event that is not valid any more changes nothing. For example, another queue may have got the name of a new
+        queue first. Every process gets the same result.
         """
         match event:
             case ev.AccountDeleted():
@@ -353,8 +353,7 @@ def _at(item: Queue | Listener, version: int | UnsetType) -> bool:
 def _as_listener(replay: Replay, listener: Listener) -> Listener:
     """Return a temporary listener for a replay of `listener`'s messages. Workers deliver to it as to any listener.
 
-    A replay to the listener's own URL is paused while `listener` is paused. A replay with a `notify_url` of its own is
-    not.
+    While `listener` is paused, a replay without a `notify_url` of its own is paused, too.
     """
     settings = listener.settings
     urls = (listener.notify_url, listener.liveness_url)

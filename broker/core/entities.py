@@ -40,7 +40,7 @@ class Organization:
 
     def bytes_since(self, at_ms: int) -> int:
         """Return how many bytes the organization has stored since the start of the UTC day that contains `at_ms`. Bytes
-        that no event `volume.recorded` reports are left out.
+        that no event `volume.recorded` has reported yet are not included.
         """
         day = at_ms // DAY_MS
         return sum(size for one, size in self.bytes_by_day.items() if one >= day)
@@ -51,8 +51,8 @@ class Listener:
     """A listener of a queue, or a temporary listener through which a running replay is delivered.
 
     `start_offsets` has, for each partition of `messages`, the offset of the first message that the listener may get.
-    Each of `former_secrets` is an older signing secret, encrypted, and the time until which requests are also signed
-    with this secret.
+    `former_secrets` has older signing secrets, encrypted. Each of them has the time until which requests are also
+    signed with it.
     """
 
     id: str
@@ -85,22 +85,22 @@ class Listener:
 
     @property
     def has_liveness_url(self) -> bool:
-        """Whether the listener has a liveness_url. Only the temporary listener of a replay to another URL can lack one:
-        its probes then go to its notify_url, which need not support GET.
+        """Whether the listener has a liveness_url. Every listener of a queue has one. The temporary listener of a
+        replay to another URL may have none: probes then go to its notify_url, which need not support GET.
         """
         replay = self.replay
         return replay is None or replay.notify_url is None or replay.liveness_url is not None
 
     def reach(self, partition: int, tail: int) -> int:
-        """Return the offset before which this partition's messages are delivered to the listener. For a listener, this
-        is `tail`: the offset of the next new message. For the temporary listener of a replay, it is the replay's end
-        offset.
+        """Return the offset before which the deliveries of this partition's messages to the listener end. For the
+        temporary listener of a replay, this is the replay's end offset. For any other listener, it is `tail`: the
+        offset of the next new message.
         """
         return tail if self.replay is None else self.replay.end_offsets[partition]
 
     def stands_at(self, cursors: Mapping[int, Cursor], partition: int) -> Cursor:
-        """Return the listener's progress (cursor) in a partition: its committed cursor, or else a cursor at its start
-        offset.
+        """Return the listener's cursor in a partition: the progress of its deliveries. If no cursor is committed,
+        return a cursor at the listener's start offset.
         """
         return cursors.get(partition) or Cursor(top=self.start_offsets[partition])
 

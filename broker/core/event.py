@@ -8,12 +8,12 @@ import msgspec
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
-    """An event: a fact that was recorded in the log.
+    """The base class of events: facts that were recorded in the log.
 
     `actor` is `key:<id>`, `account:<id>`, `worker` or `shell`; it is empty in `volume.recorded`, and in some events of
-    the first versions. While the disk of the embedded Kafka is nearly full, the API records only `urgent` events. Most
-    urgent events revoke a right or end some work. A sign-in is urgent, too, because a person must sign in to cause such
-    an event. With still less free space, the API records no event.
+    the first versions. While the disk of the embedded Kafka is nearly full, the API records only events of classes with
+    `urgent` set. Most of these events revoke a right or end some work. A sign-in is urgent, too, because a person must
+    sign in before causing such an event. If even less space is free, the API records no event.
     """
 
     urgent: ClassVar[bool] = False

@@ -12,11 +12,11 @@ from typing import Final
 FIRST: Final = 8
 _DECREASE: Final = 0.5
 # A listener's limit on concurrent attempts is halved at most once in this time.
-# Answers shortly after a halving belong to attempts from before it, so they must not halve the limit again.
+# Answers just after the limit was halved belong to earlier attempts, so they must not halve the limit again.
 _DECREASE_PAUSE_MS: Final = 1_000
-# If the event loop is more than 1 ms late on average, a worker starts fewer attempts to slow and failing listeners.
+# A worker whose event loop is over 1 ms late on average starts fewer attempts to slow and failing listeners.
 LATE_S: Final = 0.001
-# If a worker waited for a CPU for over 5 % of a tick (50 ms), it starts fewer attempts to slow and failing listeners.
+# A worker that waited for a CPU for over 5 % of a tick (50 ms) starts fewer attempts to slow and failing listeners.
 WAITED_MAX: Final = 0.05
 GATE_LEAST: Final = 2
 GATE_MOST: Final = 512
@@ -44,8 +44,8 @@ class Flow:
             self.limit = int(self._exact)
 
     def pushed_back(self, at_ms: int) -> None:
-        """Halve the limit, because the listener answered 429 or 503, or did not answer in time. Do nothing if it was
-        halved within the last second.
+        """Halve the limit, because the listener answered 429 or 503, or did not answer in time. Do nothing if the limit
+        was halved within the last second.
         """
         if at_ms - self._decreased_at_ms >= _DECREASE_PAUSE_MS:
             self._decreased_at_ms = at_ms
@@ -53,17 +53,15 @@ class Flow:
             self.limit = int(self._exact)
 
     def resize(self, max_in_flight: int) -> None:
-        """Apply a new limit of concurrent attempts, after a change of the listener's setting or of this worker's
-        partitions.
-        """
+        """Set another `max_in_flight`, because the listener's setting or this worker's partitions have changed."""
         self.max_in_flight = max_in_flight
         self._exact = min(self._exact, float(max_in_flight))
         self.limit = int(self._exact)
 
 
 class Pace:
-    """A rate limit that spaces messages evenly, `rate_per_s` of them a second on average (GCRA). An attempt may begin
-    up to `burst_s` seconds before its evenly spaced time, so bursts are possible after a pause.
+    """A rate limit that spaces messages evenly: `rate_per_s` of them a second on average (GCRA). After a pause, a short
+    burst is possible: an attempt may begin up to `burst_s` seconds before its evenly spaced time.
     """
 
     __slots__ = ("_burst_s", "_free_at_s", "rate_per_s")
@@ -74,8 +72,8 @@ class Pace:
         self._free_at_s = 0.0
 
     def begin(self, at_s: float, messages: int = 1) -> bool:
-        """Return whether an attempt with this many messages may begin now. If so, count it against the rate limit.
-        `at_s` is in seconds of any monotonic clock.
+        """Return whether an attempt with this many messages may begin now. If so, count its messages against the rate
+        limit. `at_s` is the time now, in seconds of any monotonic clock.
 
         A batch may begin even if it has more messages than the rate allows now. The next attempt then waits longer.
         """
@@ -91,10 +89,9 @@ class Pace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """A worker's share of a listener's limits, which all workers together must keep.
-
-    `partitions` is the fraction of all partitions that the worker owns. `rank` is the worker's number among the
-    `workers` workers, counted from 0.
+    """The part of a listener's limits that one worker may use: all workers together must keep the limits. `partitions`
+    is the fraction of all partitions that the worker owns. `workers` is the number of workers, and `rank` the number of
+    this worker among them, counted from 0.
     """
 
     partitions: float = 1.0
@@ -103,7 +100,7 @@ class Share:
 
     def of(self, total: int) -> int:
         """Return this worker's part of a limit that all workers share. Usually, the parts of all workers add up to the
-        limit. If the limit is less than the number of workers, each part is 1.
+        limit. If there are more workers than the limit, each part is 1.
         """
         return max(1, total // self.workers + (self.rank < total % self.workers))
 
@@ -114,9 +111,9 @@ WHOLE: Final = Share()
 class Gate:
     """The number of attempts that a worker's slow and failing listeners together may start in one tick (50 ms).
 
-    The number falls by 30 %, but not below GATE_LEAST, after a tick in which the event loop was late by more than
-    LATE_S on average. The number also falls if the worker waited for a processor for more than the fraction WAITED_MAX
-    of the tick. After any other tick, the number grows by one, up to GATE_MOST.
+    After a tick with overload, the number falls by 30 %, but not below GATE_LEAST. After any other tick, it grows by
+    one, up to GATE_MOST. There was overload if the event loop was late by more than LATE_S on average, or if the worker
+    waited for a processor for more than the fraction WAITED_MAX of the tick.
     """
 
     __slots__ = ("_exact",)
@@ -127,8 +124,8 @@ class Gate:
     def tick(self, late_s: float, *, waited: float) -> int:
         """Return how many attempts to slow and failing listeners may begin now.
 
-        `late_s` is how late the event loop was on average. `waited` is the fraction of the time since the previous call
-        in which the worker had work but no processor.
+        `late_s` is by how many seconds the event loop was late on average since the previous call. `waited` is the part
+        of this time, from 0 to 1, in which the worker had work but no processor.
         """
         if late_s > LATE_S or waited > WAITED_MAX:
             self._exact = max(GATE_LEAST, self._exact * _GATE_DECREASE)
@@ -138,7 +135,7 @@ class Gate:
 
 
 def fair_share(total: int, *, used: int, wanting: int, least: int) -> int:
-    """Return the part of a total that each of `wanting` participants gets. Other participants already use `used` of the
-    total. The rest is divided equally, but each part is at least `least`.
+    """Return how much of a total each of `wanting` participants gets. Other participants already use `used` of the
+    total. Each of the `wanting` participants gets an equal part of the rest, and at least `least`.
     """
     return max(least, (total - used) // max(wanting, 1))

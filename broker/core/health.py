@@ -16,11 +16,11 @@ from typing import Final, NamedTuple
 from broker.core.cursor import Cursor
 from broker.core.varints import pack, unpack
 
-# The numbers of accepted and failed attempts cover five minutes, including the current minute.
+# Attempts are counted over five minutes: the current minute, and the four minutes before it.
 MINUTES: Final = 5
 # With fewer than eight attempts in five minutes, the newest attempt alone decides whether the listener is failing.
 ENOUGH: Final = 8
-# Normally, a listener with eight or more attempts in five minutes is failing if over a quarter of these fail.
+# With eight or more attempts in five minutes, a listener is failing if over a quarter of these attempts failed.
 FAILING: Final = 0.25
 # A listener is no longer failing when it accepts an attempt at least a minute after its newest failed attempt.
 MENDED_MS: Final = 60_000
@@ -114,7 +114,8 @@ class Recent:
 
     def text(self, parked: int, retrying: int, *, alive: bool) -> str:
         """Return the counts of attempts, and the numbers of parked and retrying deliveries, as a text that is stored
-        beside a committed offset. `alive` says that the newest probe has succeeded, but attempts after it have failed.
+        beside a committed offset. `alive` says that the listener's newest probe succeeded, although attempts after it
+        failed.
         """
         if self._with != (parked, retrying, alive):
             numbers = [int(alive), parked, retrying, self.accepted_at_ms, self.refused_at_ms]
@@ -127,10 +128,9 @@ class Recent:
 
 
 class Counts(NamedTuple):
-    """The numbers of a listener's parked and retrying deliveries in a partition, and its recent attempts there, as
-    Kafka stores them beside the listener's committed offset.
-
-    `alive` says that the newest probe has succeeded, but attempts after it have failed, so that no more are made.
+    """The numbers of a listener's parked and retrying deliveries in a partition, and its recent attempts there. Kafka
+    stores these numbers beside the listener's committed offset. `alive` says that the listener's newest probe
+    succeeded, but that attempts after it failed. Until the next good probe, no attempts are made.
     """
 
     alive: bool
@@ -192,6 +192,6 @@ def facts_of(cursors: Iterable[Cursor], at_ms: int) -> Facts:
         recent=[one.recent for one in counted],
         at_ms=at_ms,
     )
-    # If the error stored with a committed offset is older than the last accepted attempt, do not show the error.
+    # Do not show an error that is older than the last accepted attempt. If the listener is down, show it nevertheless.
     stale = found.accepted_at_ms > found.refused_at_ms and not down
     return found if stale else replace(found, error=error)

@@ -14,8 +14,8 @@ BOUNDS_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_
 
 
 class Histogram:
-    """A histogram of durations in milliseconds. `counts` has one number for each bucket of BOUNDS_MS, and one for
-    longer durations.
+    """A histogram of durations in milliseconds. `counts` has the number of durations in each bucket of BOUNDS_MS, and
+    at its end the number of longer durations.
     """
 
     __slots__ = ("counts", "total_ms")

@@ -47,7 +47,7 @@ def partition_of(text: str) -> int | None:
 
 
 def damaged_id(partition: int, first: int, last: int) -> str:
-    """Return an id that stands for all messages in an unreadable range of offsets."""
+    """Return an id that stands for all messages in the unreadable range of offsets from `first` to `last`."""
     return f"damaged-{partition}-{first}-{last}"
 
 

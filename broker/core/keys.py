@@ -62,10 +62,8 @@ def key_text(random: bytes, *, prefix: str = PREFIX) -> str:
 
 
 def is_key(text: str, *, prefix: str = PREFIX) -> bool:
-    """Return whether a text has the form of an API key, including its checksum. With another `prefix`, the form is that
-    of a token of a session or invitation.
-
-    A text without this form is refused without a look-up.
+    """Return whether a text has the form of an API key, including its checksum. With another `prefix`, check the form
+    of a token of a session or invitation instead. A text without the form is refused without a look-up.
     """
     if len(text) != _LENGTH or not text.startswith(prefix) or not text.isascii():
         return False

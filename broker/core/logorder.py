@@ -38,11 +38,11 @@ class Held(NamedTuple, Generic[T]):
 
 
 class Lane(Generic[T]):
-    """A partition of the log in a merge. The merge brings the records of all partitions into the order of time.
-    `at` is the offset of the next record to read, and reading ends before the offset `end`.
+    """A partition of the log in a merge, which brings the records of all partitions into the order of time. `at` is the
+    offset of the next record to read, and reading ends before the offset `end`.
 
-    Records of the same time are ordered by `rank`, the position of their topic. `floor_ms` is the highest time read so
-    far. No later record of the partition counts as earlier than this time.
+    `rank` is the position of the topic: of records with the same time, those of the lowest rank come first. `floor_ms`
+    is the highest record time read so far. A later record with a lower time counts as having this time.
     """
 
     __slots__ = ("at", "end", "floor_ms", "held", "partition", "rank")
@@ -69,8 +69,8 @@ class Run(NamedTuple, Generic[T]):
 class PageToken(NamedTuple):
     """The position in the log where a client's next page begins.
 
-    All events before the time `passed_ms` have been returned. `lanes` holds, for each partition, the next offset and
-    the time there. A record's time is the highest time in its partition up to this record. `checksum` identifies the
+    The client has got all events before the time `passed_ms`. For each partition, `lanes` has the offset of the next
+    record, and the record's time: the highest time in the partition up to this record. `checksum` identifies the
     partitions; it is None in a token of an older version.
     """
 
@@ -125,7 +125,8 @@ class Merge(Generic[T]):
             self._push(lane)
 
     def next(self, before_ms: int, *, most: int, bytes_max: int) -> Run[T] | Lane[T] | None:
-        """Return the next records in order, or the partition of which more records must be read first.
+        """Return the next records in order (a Run), or the partition from which more records must be read first (a
+        Lane).
 
         Return None if no record before `before_ms` is left. Return at most `most` records, with about `bytes_max`
         bytes.
@@ -148,7 +149,7 @@ class Merge(Generic[T]):
         return Run(lane, records, size)
 
     def _last_ms(self, first: Lane[T]) -> int:
-        """Return the time (inclusive) up to which records of the partition `first` come before the records of all other
+        """Return the highest time of records in the partition `first` that come before the next records of all other
         partitions. `first` is the partition with the next record.
         """
         if len(self._heap) == 1:
@@ -157,8 +158,8 @@ class Merge(Generic[T]):
         return log_ms if (first.rank, first.partition) < (rank, partition) else log_ms - 1
 
     def give(self, lane: Lane[T], records: Iterable[tuple[int, int, int, T | None]], at: int) -> None:
-        """Add records of a partition that next() has returned because its records are needed. The partition's next
-        records will be read from the offset `at` on.
+        """Add the records that were read from the partition `lane`, after next() has asked for them. The next records
+        of the partition will be read from the offset `at` on.
 
         Each of `records` is (offset, record time, size, item). The item is None for a record that the client does not
         want.

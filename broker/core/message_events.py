@@ -51,8 +51,8 @@ class PutClaimed(Event, frozen=True, kw_only=True, tag="put.claimed"):
 class MessageChange(Event, frozen=True, kw_only=True):
     """The base class of the events of the topic `changes`. No event has this class itself.
 
-    `partition` and `offset` are those of the message. With `if_version`, the event has an effect only if the message
-    still has this version.
+    `partition` and `offset` say where the put of the message is in the topic `messages`. If `if_version` is set, the
+    event has an effect only if the message still has this version.
     """
 
     message_id: str
@@ -82,8 +82,8 @@ class ChangeApplied(Event, frozen=True, kw_only=True, tag="change.applied"):
     """The event which says that the worker that owns a message's partition has processed an update or deletion of the
     message.
 
-    `applied` is False if the update or deletion has no effect. `listeners` gives, for the id of each listener that gets
-    the message, the state of its delivery at that time; `unknown` if the state is not certain.
+    `applied` is False if the update or deletion has no effect. `listeners` has the id of each listener that gets the
+    message, with the state of the delivery at that time. The state is `unknown` if it is not certain.
     """
 
     queue_id: str
@@ -107,9 +107,8 @@ class PartitionTakenOver(Event, frozen=True, kw_only=True, tag="partition.taken_
 class PartitionHandedOver(Event, frozen=True, kw_only=True, tag="partition.handed_over"):
     """The event which says that a worker has given up a partition after it has written all results.
 
-    An earlier owner of the partition may have crashed: deliveries that were open below the offset `in_doubt_below` may
-    have been sent. The updates and deletions that the topic `changes` has before the offset `changes_below` were
-    processed.
+    If an earlier owner of the partition crashed, it may have sent messages below the offset `in_doubt_below` without
+    recording it. All updates and deletions below the offset `changes_below` of the topic `changes` were processed.
     """
 
     partition: int
