@@ -11,7 +11,7 @@ from broker.errors import ConfigurationError
 
 
 def is_id(text: str) -> bool:
-    """Return whether the text has the form of an id. The name of a queue may also have this form."""
+    """Return whether the text is a UUID with hyphens. Every id is such a UUID, but a queue's name may also be one."""
     try:
         return str(UUID(text)) == text.lower()
     except ValueError:
@@ -19,9 +19,8 @@ def is_id(text: str) -> bool:
 
 
 class NoNames(ConfigurationError):
-    """The error that an API key has no right to look up queues by name.
-
-    With the id of a queue, the key can still use the queue.
+    """The error that the API key may not look up a queue by its name. The user can give the queue's ID instead, which
+    needs no look-up.
     """
 
     def __init__(self, queue: str) -> None:

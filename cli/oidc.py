@@ -29,9 +29,10 @@ class _Given(Protocol):
 
 
 def oidc_settings(given: _Given) -> OidcSettings | None:
-    """Return the OpenID Connect provider that the options name, or None without these options.
+    """Return the settings of the OpenID Connect provider, which the options --oidc-… describe. Return None if no such
+    option is given.
 
-    Raises ConfigurationError if an option or the client secret is missing, or if an option is wrong.
+    Raises ConfigurationError if a needed option or the client secret is missing, or if the value of an option is wrong.
     """
     if given.oidc_issuer is None:
         if given.oidc_client_id or given.oidc_name or given.oidc_domain:

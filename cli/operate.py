@@ -22,7 +22,7 @@ from cli.waiting import waiting
 
 
 class Cluster(NamedTuple):
-    """A Kafka to which this command is connected: a started client, and the topics with their numbers of partitions."""
+    """A connection to Kafka: its settings, a started client, and Everput's topics with their numbers of partitions."""
 
     kafka: KafkaSettings
     requests: KafkaRequests
@@ -30,8 +30,10 @@ class Cluster(NamedTuple):
 
 
 def kafka_of(options: Options) -> KafkaSettings:
-    """Return the Kafka that the options name, or else the Kafka of the data directory. Raises ConfigurationError if
-    there is no Kafka at all.
+    """Return the settings for the Kafka cluster that --kafka names. Without --kafka, return the settings for the
+    embedded Kafka that has run in the data directory.
+
+    Raises ConfigurationError if no embedded Kafka has run there, or if a setting is wrong.
     """
     if options.kafka is not None:
         return options.kafka_settings()
@@ -46,10 +48,10 @@ def kafka_of(options: Options) -> KafkaSettings:
 
 @contextlib.asynccontextmanager
 async def cluster(options: Options) -> AsyncIterator[Cluster]:
-    """Connect to Kafka, and yield a Cluster: the connected client and the topics.
+    """Connect to Kafka inside the `with` block, and yield the connection.
 
-    Raises ConfigurationError if Kafka can't be reached or lacks Everput's topics, or if an import into this Kafka is
-    unfinished.
+    Raises ConfigurationError if Kafka can't be reached, if Everput's topics are missing in it, or if an import into
+    this Kafka has begun but has not finished.
     """
     kafka = kafka_of(options)
     requests = KafkaRequests(kafka)

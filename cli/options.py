@@ -35,11 +35,12 @@ REPLICATION: Final = 3
 MIN_INSYNC: Final = 2
 SASL_PASSWORD: Final = "EVERPUT_KAFKA_SASL_PASSWORD"  # noqa: S105 - the variable's name
 
-# If strangers may register, these are an organization's default rate limits. Otherwise, there are no default limits.
+# If strangers may register, each organization has the following rate limits by default.
+# If strangers may not register, organizations have no rate limits by default.
 REQUESTS_PER_S: Final = 1_000.0
 BYTES_PER_S: Final = 16 << 20
 CHANGES_PER_MIN: Final = 600
-# If registration is open, this is the default limit on the bytes that one account's organizations store together.
+# If registration is open, the organizations of one account together may store this many bytes by default.
 ORGANIZATION_BYTES_MAX: Final = 1 << 30
 
 PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
@@ -84,7 +85,7 @@ class _Host(click.ParamType):
 
 
 _SECONDS_OF: Final = {"h": 3600, "d": 86_400}
-# Messages must be kept for more than a day, because a put may be repeated with its Idempotency-Key for 24 hours.
+# Messages are kept for at least two days, because a put can be repeated with its Idempotency-Key for 24 hours.
 _RETAIN_S_MIN: Final = 2 * 86_400
 
 
@@ -107,8 +108,8 @@ def age_s(text: str) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """The values of the shared options, one field for each. None means that the option was not given and has no fixed
-    default.
+    """The values of the shared options, one field for each option. A field is None if its option was not given and has
+    no default value.
     """
 
     data_dir: Path
@@ -187,34 +188,42 @@ class Options:
         return Hosts([*self.allowed_host, *(name for name in own if name is not None)])
 
     def disk_marks(self) -> Marks:
-        """Return the two limits of free disk space in bytes. Below the first, only urgent events are stored; below the
-        second, none.
+        """Return two limits of free disk space, in bytes: `growth` and `reserve`. If less than `growth` is free, the
+        API stores only urgent events, such as the revocation of an API key. If less than `reserve` is free, it stores
+        nothing.
         """
         return Marks(self.disk_free_bytes_min, min(self.disk_reserve_bytes, self.disk_free_bytes_min))
 
     def _limit(self, said: N | None, default: N) -> N | None:
-        """Return the rate limit of an option, or None for no limit. The given value 0 means no limit. If no value was
-        given, the limit is `default` if strangers may register. Otherwise, there is no limit.
+        """Return the rate limit that applies, or None for no limit.
+
+        `said` is the value of the option. The value 0 means no limit. None means that the option was not given: the
+        limit is then `default` if strangers may register, and otherwise there is no limit.
         """
         limit = (default if self._open_to_strangers else None) if said is None else said
         return limit or None
 
     @property
     def _organization_bytes_max(self) -> int | None:
-        """Return the limit on the bytes that one account's organizations may store together, or None for no limit."""
+        """Return the most bytes that the organizations of one account may store together. Return None if there is no
+        limit.
+        """
         said = self.organization_bytes_max
         return ((ORGANIZATION_BYTES_MAX if self.registration else None) if said is None else said) or None
 
     @property
     def _open_to_strangers(self) -> bool:
-        """Return whether people on other machines may register an account. That is assumed if registration is open, and
-        --public-url is given or --host is not a loopback address.
+        """Return whether people on other machines may register an account. This is assumed if registration is open, and
+        if also --public-url is given or --host is not a loopback address.
         """
         return self.registration and (self.public_url is not None or not is_loopback(self.host))
 
     def kafka_settings(self, embedded: EmbeddedAccess | None = None) -> KafkaSettings:
-        """Return the settings for Kafka. If `--kafka` is the address of the embedded Kafka in `--data-dir`, the
-        settings contain the password of the embedded Kafka. Raises ConfigurationError if a setting is missing or wrong.
+        """Return the settings for the embedded Kafka if `embedded` is given, and otherwise for the Kafka that --kafka
+        names.
+
+        If --kafka is the address of the embedded Kafka in --data-dir, the settings contain the password of the embedded
+        Kafka. Raises ConfigurationError if a setting is missing or wrong.
         """
         if embedded is None and self.kafka is not None:
             embedded = written_access(self.data_dir / "kafka", bootstrap=self.kafka)
@@ -253,7 +262,7 @@ class Options:
         return settings
 
     def environment(self) -> dict[str, str]:
-        """Return these options as environment variables for a child process."""
+        """Return the environment variables with which a child process gets the same options as this process."""
         values = ((field.name, getattr(self, field.name)) for field in fields(self))
         return {variable(name): _text(value) for name, value in values if value is not None}
 
@@ -445,7 +454,9 @@ def _declaration(name: str) -> str:
 
 
 def shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a command with the shared options. The command gets their values together, as its argument `options`."""
+    """Decorate a command so that it accepts the shared options. The command's function gets all their values in one
+    argument, `options`.
+    """
 
     @functools.wraps(command)
     def with_options(**values: Any) -> Any:

@@ -35,7 +35,7 @@ from cli.logs import Logger
 
 _log = Logger(__name__)
 
-_ERROR_STATUS: Final = 300  # a span whose HTTP status is this or more is marked as an error
+_ERROR_STATUS: Final = 300  # if the HTTP status of a span is 300 or higher, the span is marked as an error
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,9 @@ WIDTH: Final = 200  # the width of a table in characters if the output is no ter
 
 
 def say(*parts: str | tuple[str, str], err: bool = False) -> None:
-    """Print one line for people. A part is a text, or a pair of text and color. With `err`, print on stderr."""
+    """Print one line of text for people, on stdout or, with `err`, on stderr. The line consists of `parts`: each part
+    is a text, or a pair of a text and the name of its color.
+    """
     plain = bool(os.environ.get("NO_COLOR"))
     shown = [
         visible(part) if isinstance(part, str) else click.style(visible(part[0]), fg=None if plain else part[1])
@@ -32,8 +34,8 @@ def say(*parts: str | tuple[str, str], err: bool = False) -> None:
 
 
 def say_error(text: str) -> None:
-    """Print an error on stderr. Indent all lines but the first, so that text from outside can't look like another
-    error.
+    """Print an error on stderr. Indent all of its lines except the first. Then a part of the error that comes from
+    outside, such as a name with a line end, can't look like a second error.
     """
     click.echo("\n  ".join(visible(text, layout=True).split("\n")), err=True)  # noqa: TID251 - here it is escaped
 

@@ -40,8 +40,8 @@ class Profiles(msgspec.Struct):
         return self.by_name[name]
 
     def of_url(self, url: str) -> Profile | None:
-        """Return the current profile if it is for the server at this URL, or else another profile for this server.
-        Return None if there is none.
+        """Return a profile for the server at this URL, or None if there is none. The current profile is preferred if it
+        is for this server.
         """
         names = sorted(self.by_name, key=lambda name: name != self.current)
         return next((self.by_name[name] for name in names if same_url(self.by_name[name].url, url)), None)

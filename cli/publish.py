@@ -23,7 +23,7 @@ from everput import AsyncClient, put_message
 from everput.answers import PutAnswer
 from everput.coalescing import CHARS_MAX, MESSAGES_MAX
 
-# Each HTTP client has only this many connections: httpx searches all connections of a client at each request.
+# Each HTTP client has at most 4 connections, because httpx searches all connections of its client at each request.
 CONNECTIONS_EACH: Final = 4
 
 
@@ -59,15 +59,15 @@ class Tally:
         return ", ".join(parts)
 
 
-# A function that is called for each line with (line, error). The error is None if the line was stored as a message.
+# A function that is called for each line, with the line and an error. The error is None if the line was stored.
 Settled = Callable[[TextLine, str | None], None]
 
 
 class Publisher:
-    """The publisher of many lines as messages. It is an async context manager.
+    """A publisher that puts many lines as messages. Use it as an async context manager.
 
-    `concurrency` is the largest number of requests in flight. No retry begins more than `give_up_after_s` seconds after
-    the request was first sent. `transport` replaces the network in tests.
+    At most `concurrency` requests run at the same time. No retry of a request begins more than `give_up_after_s`
+    seconds after the request was first sent. `transport` replaces the network in tests.
     """
 
     def __init__(
@@ -110,17 +110,16 @@ class Publisher:
         return sum(client.again for client in self._clients)
 
     def client(self, number: int) -> AsyncClient:
-        """Return one of the HTTP clients. Consecutive numbers give the clients in turn: after the last client comes the
-        first again.
+        """Return one of the HTTP clients. To use all clients in turn, call this method with the numbers 0, 1, 2, and so
+        on.
         """
         return self._clients[number % len(self._clients)]
 
     async def put_all(self, queue_id: str, lines: AsyncIterator[TextLine] | Any, settled: Settled) -> None:
-        """Put each line of text as a message. Each message is stored at most once, and the order of the lines is not
-        kept.
+        """Put each line of text as a message. No message is stored twice. The order of the lines is not kept.
 
-        Call `settled` for each line: with None when its message is stored, or with the reason if it was refused, not
-        answered, too long or not UTF-8.
+        For each line, call `settled` with the line and an error. The error is None if the message was stored.
+        Otherwise, it says why not: the message was refused, there was no answer, or the line is too long or not UTF-8.
         """
         room = _Room(self.concurrency * MESSAGES_MAX, self.concurrency * CHARS_MAX)
         failed: list[Exception] = []
@@ -145,7 +144,7 @@ class Publisher:
                 await room.take(len(line.text))
                 if failed:
                     break
-                # A client sends its concurrent puts together in batches, so give many lines in a row to one client.
+                # A client joins concurrent puts into batches. So give MESSAGES_MAX lines in a row to the same client.
                 client = self.client(next(number) // MESSAGES_MAX)
                 client.submit(put_message(queue_id, line.text)).add_done_callback(partial(done, line))
             await room.all_given()
@@ -156,8 +155,8 @@ class Publisher:
 
 
 class _Room:
-    """The limit on the lines whose puts are in flight: `lines` lines, with `chars` characters together. A line with
-    more characters is sent only while no other line is in flight.
+    """The limit on the lines that are sent and unanswered: at most `lines` lines with at most `chars` characters
+    together. A line that alone has more than `chars` characters is sent while no other line is unanswered.
     """
 
     def __init__(self, lines: int, chars: int) -> None:
@@ -166,7 +165,7 @@ class _Room:
         self._given = asyncio.Event()
 
     async def take(self, chars: int) -> None:
-        """Wait until a line with this many characters may be sent, and count it as in flight."""
+        """Wait until a line with `chars` characters may be sent. Then count the line as unanswered."""
         while self._lines and (self._lines >= self._lines_max or self._chars + chars > self._chars_max):
             await self._wait()
         self._lines += 1

@@ -33,7 +33,7 @@ class ListenerRow:
     id: str
     # live, down or paused
     state: str
-    # healthy, failing, down, paused, replaying or new; the same as `state` if an old API does not report the health
+    # healthy, failing, down, paused, replaying or new; equal to `state` if the API is too old to report the health
     health: str
     # the number of messages that wait
     lag: int
@@ -45,13 +45,13 @@ class ListenerRow:
     # seconds since the oldest waiting message was put; None if no message waits
     pending_s: float | None
     last_error: str | None
-    # Why this listener counts as a problem; None if it is no problem.
+    # The reason why the listener counts as a problem; None if it does not.
     wrong: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageRow:
-    """The bytes that the organization stores, in the report of `everput status`."""
+    """The storage of the organization in the report of `everput status`."""
 
     stored_bytes: int
     # The most bytes that the organization may store; None for no limit.
@@ -65,8 +65,8 @@ class StorageRow:
 class ProcessRow:
     """A process in the report of `everput status`.
 
-    `address` is the admin address that was asked. `figures` maps names of FIGURES to numbers. A number that the process
-    did not report is missing.
+    `address` is the admin address that was asked about the process. `figures` maps the names in FIGURES, such as
+    `memory`, to the process's numbers. If the process did not report a number, its name is missing.
     """
 
     address: str
@@ -78,7 +78,7 @@ class ProcessRow:
 # The problems of listeners that the option --fail-on of `everput status` may name.
 TROUBLES: Final = ("down", "failing", "parked", "retrying", "paused")
 _COUNTS: Final = ("parked", "retrying", "recent_attempts", "recent_failures")
-# For each number about a process in the report: the Prometheus metric whose samples are added up.
+# The numbers about a process in the report. Each number is the sum of all samples of the Prometheus metric given here.
 FIGURES: Final = {
     "memory": "process_resident_memory_bytes",
     "partitions": "everput_partitions_owned",
@@ -169,9 +169,9 @@ async def storage(client: AsyncClient) -> StorageRow:
 
 
 async def processes(addresses: Sequence[str]) -> list[ProcessRow]:
-    """Return the processes that each admin address reports. The address of a supervisor reports all of its processes.
-    If an address does not answer, return a row for it that says so. Raises ConfigurationError if an address is not a
-    URL.
+    """Return a row for each process that the admin addresses report. A supervisor's address reports all of its
+    processes. For an address that does not answer, return one row that says so. Raises ConfigurationError if an address
+    is not a URL.
     """
     async with httpx.AsyncClient(timeout=ASK_S, trust_env=False) as client:
         return [row for rows in await asyncio.gather(*(_behind(client, one) for one in addresses)) for row in rows]

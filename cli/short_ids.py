@@ -13,7 +13,7 @@ from uuid import UUID
 
 import click
 
-# The characters 0, O, I and l are left out, because they look alike.
+# The characters of a short id. 0, O, I and l are left out, because they look alike.
 _DIGITS: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _LENGTH: Final = 22
 # This regular expression takes linear time on any input, because it matches a fixed number of characters.

@@ -15,14 +15,14 @@ from rich.table import Table
 
 from cli.visible import visible
 
-# Except in columns with `whole`, a word with more characters than this may be broken into several lines.
+# If a word has more than 20 characters, it may be broken into several lines. With Column.whole, no word is broken.
 _WORD_WIDTH_MAX: Final = 20
-_BORDERS_WIDTH: Final = 3  # the width of a column's border and its two spaces
+_BORDERS_WIDTH: Final = 3  # the characters that a column adds to its text: a border and two spaces
 
 
 class Column(NamedTuple):
-    """A column of a table. With `whole`, no word in the column is broken into several lines, so that users can copy the
-    word.
+    """A column of a table. With `right`, its cells are aligned to the right. With `whole`, no word in the column is
+    broken into several lines, so that users can copy the word.
     """
 
     heading: str
@@ -31,8 +31,8 @@ class Column(NamedTuple):
 
 
 class FittingTable:
-    """A table for the library rich. If the terminal is too narrow for all columns, each row becomes a block of lines: a
-    line for each cell that is not empty, with the column's heading.
+    """A table for the library rich that fits the terminal. If the terminal is wide enough, each item is a row.
+    Otherwise, each item is a block of lines: one line for each cell that is not empty, with the column's heading.
     """
 
     def __init__(self, columns: Sequence[Column], *, simple: bool = False) -> None:

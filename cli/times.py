@@ -16,10 +16,11 @@ _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class Time(click.ParamType):
-    """A time on the command line: an RFC 3339 time, a date, or a duration such as `90s`, `15m`, `2h` or `7d`.
+    """The type of an option whose value is a time. The value is an RFC 3339 time, a date, or a duration such as `90s`,
+    `15m`, `2h` or `7d`. It is converted to an RFC 3339 time.
 
-    It is converted to an RFC 3339 time. A time or date without a time zone is UTC. With `ahead`, a duration counts into
-    the future, otherwise into the past.
+    A time or date without a time zone is in UTC. The duration `15m` means 15 minutes ago or, with `ahead`, 15 minutes
+    from now on.
     """
 
     name = "time"

@@ -33,8 +33,8 @@ def wanted(environment: Mapping[str, str]) -> bool:
 
 @asynccontextmanager
 async def tracing() -> AsyncIterator[OtelTracing | None]:
-    """Export OpenTelemetry spans inside the `with` block. Yield None if the environment does not turn tracing on, or if
-    the packages are missing.
+    """Export OpenTelemetry spans inside the `with` block. Yield None if the environment variables do not turn tracing
+    on, or if OpenTelemetry's packages are not installed.
     """
     found = _start() if wanted(os.environ) else None
     try:

@@ -16,13 +16,15 @@ _CONTROL_BUT_LAYOUT: Final = re.compile(_CONTROL.pattern.replace("\x00-\x1f", "\
 
 
 def visible(text: str, *, layout: bool = False) -> str:
-    r"""Escape control characters as Python does: `\x1b`, `\u202e`, `\n`. With `layout`, keep tabs and line ends."""
+    r"""Escape control characters as Python does, for example as `\x1b`, `\u202e` or `\n`. With `layout`, do not escape
+    tabs and line ends.
+    """
     found = _CONTROL_BUT_LAYOUT if layout else _CONTROL
     return found.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def visible_json(text: str) -> str:
-    r"""Escape control characters in a line of JSON with JSON's escapes, such as `\u009b`. JSON encoders escape only the
-    control characters below 32.
+    r"""Escape control characters in a line of JSON, for example as `\u009b`. This is needed because JSON encoders
+    escape only the control characters below 32.
     """
     return _CONTROL_BUT_LAYOUT.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

@@ -35,8 +35,8 @@ T = TypeVar("T")
 
 
 class Client:
-    """A synchronous client of Everput's API, to be used as a context manager. It sends a request again if the server
-    can't have carried it out already, or if a repetition does no harm.
+    """A synchronous client of Everput's API. Use it as a context manager. After a failure, a request is sent again only
+    if the server can't have carried it out yet, or if carrying it out twice does no harm.
     """
 
     def __init__(
@@ -51,11 +51,12 @@ class Client:
     ) -> None:
         """Create a client for the API at the base URL `url`.
 
-        `key` is an API key, a session's token, or None for requests that need neither. `organization` is the id of the
-        organization in which a session acts. No retry begins more than `give_up_after_s` seconds after the request was
-        first sent. In lines(), this time begins again with each cursor. A single try may wait 30 seconds for its
-        answer. With `refused_at_once`, a refused connection raises NotReached without retries, until the server has
-        answered for the first time. `transport` replaces the network in tests.
+        `key` is an API key, a session's token, or None for requests that need neither. `organization` is the ID of the
+        organization in which a session acts. `transport` replaces the network in tests.
+
+        No retry of a request begins more than `give_up_after_s` seconds after the request was first sent. In lines(),
+        this time begins again at each cursor. A single try may wait 30 seconds for its answer. With `refused_at_once`,
+        a refused connection raises NotReached without retries, as long as the server has never answered this client.
         """
         self._give_up_after_s = give_up_after_s
         self._refused_at_once = refused_at_once
@@ -132,8 +133,8 @@ class Client:
 class AsyncClient:
     """An asynchronous client of Everput's API. It works like Client, with `await` and `async for`.
 
-    Concurrent puts to a queue are joined into batches, except puts with an idempotency key of their own. Each put gets
-    an answer or error of its own, as if the put had been sent alone.
+    Concurrent puts on the same queue are sent together as batches, except puts for which the caller gives an
+    idempotency key. Each put gets its own answer or error, as if it had been sent alone.
     """
 
     def __init__(
@@ -147,11 +148,11 @@ class AsyncClient:
         transport: httpx.AsyncBaseTransport | None = None,
         batches_in_flight: int = 4,
     ) -> None:
-        """Create a client for the API at the base URL `url`. The arguments are those of Client.
+        """Create a client for the API at the base URL `url`. The arguments of Client mean the same here.
 
-        `batches_in_flight` is the largest number of requests with joined messages that are in flight for one queue at
-        the same time. With 0, send() makes each put a request of its own, and submit() can't be used. Raises ValueError
-        if `batches_in_flight` is negative.
+        `batches_in_flight` is how many batches of puts on one queue may wait for their answers at the same time. With
+        0, send() sends each put alone, and submit() raises ValueError. Raises ValueError if `batches_in_flight` is
+        negative.
         """
         if batches_in_flight < 0:
             raise ValueError(
@@ -175,7 +176,9 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close all connections. Requests without an answer fail with NoAnswer. Some may have been carried out."""
+        """Close all connections. A request without an answer fails with NoAnswer, but the server may have carried it
+        out.
+        """
         await self._puts.close()
         await self._http.aclose()
 
@@ -184,14 +187,16 @@ class AsyncClient:
         answer from Everput comes in time.
         """
         if request.joins is not None and self._joins:
-            put: Any = request  # A request with `joins` always puts a message.
+            put: Any = request  # only requests that put a message have `joins`
             return cast("T", await self._puts.put(put))
         return await self._send(request)
 
     def submit(self, request: Request[PutAnswer]) -> asyncio.Future[PutAnswer]:
-        """Begin a put, and return the future of its answer. `request` comes from put_message(), without an idempotency
-        key of its own. A call takes less processor time than a task that calls send(). Raises ValueError for any other
-        request, and for a client with `batches_in_flight=0`.
+        """Begin to send a put, and return a future for its answer. submit() takes less processor time than a task that
+        calls send().
+
+        `request` must come from put_message(), called without `idempotency_key`. Raises ValueError for any other
+        request, and if this client was created with `batches_in_flight=0`.
         """
         if not self._joins:
             raise ValueError("submit() can't be used with batches_in_flight=0; use send(), or set it to 1 or more")
@@ -250,15 +255,16 @@ class AsyncClient:
 
 
 class _Tries:
-    """The retries of one request. Each method returns the time in seconds to wait before the next try, or raises the
-    error.
+    """The tries of one request. After a failed try, after_error() or after_problem() returns how many seconds to wait
+    before the next try. If there must be no further try, it raises the error.
     """
 
     def __init__(self, request: Request[Any], give_up_after_s: float, *, refused_at_once: bool) -> None:
         self._refused_at_once = refused_at_once
         self._repeatable = request.repeatable
         self._give_up_after_s = give_up_after_s
-        self._sent = False  # True if a try may have reached the server, and so may have taken effect
+        # True if a try may have reached the server, so that the server may have carried out the request.
+        self._sent = False
         self._begin()
 
     def _begin(self) -> None:
@@ -293,8 +299,9 @@ class _Tries:
 
 
 class _Reading(_Tries):
-    """The state of one reader of the log over several connections. The caller gets events only when a line with a
-    cursor has followed them. A new connection continues from the newest cursor, so the caller gets no event twice.
+    """A reader of the log that continues after a broken connection. It holds lines back until a line with a cursor
+    arrives. A new connection continues from the newest cursor, and the lines held back are dropped, so the caller gets
+    no event twice.
     """
 
     def __init__(self, request: Request[LogLine], give_up_after_s: float, *, refused_at_once: bool) -> None:
@@ -305,8 +312,8 @@ class _Reading(_Tries):
         self._held: list[LogLine] = []
 
     def lines(self, part: bytes) -> Iterator[LogLine]:
-        """Yield the lines that the next bytes of the answer complete. Hold lines back until a line with a cursor
-        follows, because the caller can continue only from a cursor.
+        """Add the next bytes of the answer, and yield the lines up to the newest line with a cursor. Hold later lines
+        back, because a new connection can continue only from a cursor.
         """
         *whole, self._rest = (self._rest + part).split(b"\n")
         for text in whole:
@@ -320,7 +327,7 @@ class _Reading(_Tries):
             yield from given
 
     def after_error(self, error: httpx.TransportError) -> float:
-        # The server sends the lines after the newest cursor again. So drop the lines that came after that cursor.
+        # A new connection sends all lines after the newest cursor again. So drop the lines that are held back.
         self._rest, self._held = b"", []
         return super().after_error(error)
 
@@ -385,8 +392,8 @@ def _retry_after_s(response: httpx.Response) -> float:
 
 
 def _following(request: Request[T], page: T) -> Request[T] | None:
-    """Return the request for the next page: the given request with the query of this page's link `next`. Return None if
-    this page is the last.
+    """Return the request for the page after `page`. It has the query of the link `next` in `page`, and is otherwise
+    equal to `request`. Return None if `page` is the last page.
     """
     link = getattr(getattr(page, "links", None), "next", None)
     if not link:

@@ -18,10 +18,10 @@ from everput.errors import EverputError, NoAnswer, Problem
 from everput.requests import Request, put_batch
 
 MESSAGES_MAX: Final = 100  # of a batch
-CHARS_MAX: Final = 1 << 18  # a batch has at most this many characters of data, unless a single message has more
+CHARS_MAX: Final = 1 << 18  # the most characters of data in a batch; a message with more is sent alone
 CLOSED: Final = "the client was closed before the request was answered; the server may have carried it out"
-# These HTTP statuses may mean that one message of a batch is invalid, or that the batch is too large.
-# If the server refuses a batch with one of these HTTP statuses, the client sends each message of the batch alone.
+# These HTTP statuses may mean that one message of a batch is not valid, or that the whole batch is too large.
+# If the server answers a batch with one of these HTTP statuses, the client sends each message of the batch alone.
 _ONE_BY_ONE: Final = frozenset({400, 413, 415, 422})
 
 Send = Callable[[Request[Any]], Awaitable[Any]]
@@ -51,30 +51,30 @@ class _Lane:
     def __init__(self) -> None:
         self.waiting: deque[_Item] = deque()
         self.in_flight = 0  # requests
-        # True if the method that sends waiting puts is scheduled for the event loop's next iteration
+        # True if _look(), which sends waiting puts, will run in the next iteration of the event loop.
         self.looks = False
 
 
 class Coalescer:
-    """The part of AsyncClient that joins puts to the same queue into batches.
+    """The part of AsyncClient that joins puts on the same queue into batches.
 
-    Puts on a queue that begin in the same iteration of the event loop share a request. A request has at most
-    MESSAGES_MAX messages and CHARS_MAX characters of data. A message with more data is sent alone. While
-    `in_flight_max` requests for the queue have no answer yet, further puts wait, and then share the next request.
-    Otherwise, a put is sent immediately. If a put has waited for more than `give_up_after_s` seconds when the next
-    request begins, the put is not sent, and fails.
+    A put is sent at once, in one request with the other puts on its queue that begin in the same iteration of the event
+    loop. If `in_flight_max` requests for the queue have no answer yet, the put waits for the next request.
+
+    A request has at most MESSAGES_MAX messages and CHARS_MAX characters of data. A message with more data is sent
+    alone. If a put has waited for more than `give_up_after_s` seconds, it is not sent, and fails.
     """
 
     def __init__(self, send: Send, *, in_flight_max: int, give_up_after_s: float) -> None:
         self._send = send
         self._in_flight_max = in_flight_max
         self._give_up_after_s = give_up_after_s
-        self._lanes: dict[str, _Lane] = {}  # by queue id, while the queue has waiting or running puts
+        self._lanes: dict[str, _Lane] = {}  # by queue id; only queues with unanswered puts
         self._tasks: set[asyncio.Task[None]] = set()
 
     def put(self, request: Request[PutAnswer]) -> asyncio.Future[PutAnswer]:
-        """Add a put to the queue's next batch that is not full, and return the future of its answer. Raises ValueError
-        for a request that is no put, or that has an idempotency key of its own.
+        """Add a put to the next batch of its queue that has room, and return a future for its answer. Raises ValueError
+        unless the request comes from put_message(), called without `idempotency_key`.
         """
         if request.joins is None:
             raise ValueError(
@@ -110,7 +110,9 @@ class Coalescer:
             self._lanes.pop(queue_id, None)
 
     def _take(self, lane: _Lane) -> list[_Item]:
-        """Remove and return the puts of the next batch."""
+        """Remove the puts of the next batch from the queue's waiting puts, and return them. Puts that have waited too
+        long fail instead.
+        """
         items: list[_Item] = []
         chars, at_s = 0, time.monotonic()
         while lane.waiting and len(items) < MESSAGES_MAX:
@@ -128,8 +130,8 @@ class Coalescer:
         return items
 
     def _sent(self, queue_id: str, lane: _Lane, items: Sequence[_Item], task: asyncio.Task[None]) -> None:
-        """Fail the puts of a batch that still have no answer after the batch was sent. Then send the puts that have
-        arrived meanwhile. This method is called even if the task of the batch was cancelled before it began.
+        """Fail the puts of a batch that have no answer, and send the puts that wait. This is called when the task that
+        sends the batch has ended, even if the task was cancelled before it began.
         """
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
@@ -143,9 +145,10 @@ class Coalescer:
                 await self._send_one(item)
 
     async def _send_batch(self, queue_id: str, items: Sequence[_Item]) -> bool:
-        """Send a batch, give each put its answer or its error, and return True. If the HTTP status is one of
-        _ONE_BY_ONE, return False instead: the server may have refused the batch because of its size or of one message.
-        The caller then sends each put alone.
+        """Send puts as one batch. Give each put its answer or its error, and return True.
+
+        Return False if the server answers with a status in _ONE_BY_ONE: one message may be invalid, or the batch too
+        large. The caller must then send each put alone.
         """
         try:
             answer = await self._send(put_batch(queue_id, [item.request.body or {} for item in items]))

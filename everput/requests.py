@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request(Generic[T]):
-    """A request to Everput's API. `answer` is the class of its decoded answer."""
+    """A request to Everput's API. `answer` is the class to which the body of the answer is decoded."""
 
     method: str
     path: str
@@ -28,7 +28,7 @@ class Request(Generic[T]):
     headers: Mapping[str, str] = field(default_factory=dict)
     # True if the request may be sent again when nobody knows whether the server has carried it out.
     repeatable: bool = True
-    # The queue's id, if the request puts one message without an Idempotency-Key. None for all other requests.
+    # The ID of the queue, if the request puts one message without the caller's own idempotency key. Otherwise None.
     # AsyncClient may send several puts of single messages to the same queue in one batch.
     joins: str | None = None
 
@@ -36,8 +36,8 @@ class Request(Generic[T]):
 def list_queues(
     *, name: str | None = None, health: bool = False, backlog: bool = False
 ) -> Request[answers.QueuesAnswer]:
-    """List the queues, or only the queue with this name. With `health`, the answer tells the health of each queue's
-    listeners. With `backlog`, it tells the listeners' backlog.
+    """List the queues, or only the queue with this name. With `health`, the answer has the health of each queue's
+    listeners. With `backlog`, it has the number of messages that wait for the listeners.
     """
     query = {} if name is None else {"name": name}
     if health:
@@ -64,8 +64,8 @@ def rename_queue(queue_id: str, name: str, *, if_match: str | None = None) -> Re
 def set_queue_alerts(
     queue_id: str, thresholds: Mapping[str, int] | None = None, *, if_match: str | None = None
 ) -> Request[answers.QueueAnswer]:
-    """Set the thresholds for alerts about a queue's listeners, by their names in the API, such as `parked`. Thresholds
-    that are left out get their defaults.
+    """Set the thresholds for alerts about a queue's listeners. `thresholds` maps a name from the API, such as `parked`,
+    to a number. A threshold that is left out gets its default.
     """
     body = {"alerts": dict(thresholds or {})}
     return Request(method="PUT", path=_queue(queue_id), answer=answers.QueueAnswer, body=body, **_condition(if_match))
@@ -85,8 +85,9 @@ def list_listeners(queue_id: str) -> Request[answers.ListenersAnswer]:
 def create_listener(
     queue_id: str, *, name: str, notify_url: str, liveness_url: str, **settings: Any
 ) -> Request[answers.NewListenerAnswer]:
-    """Create a listener. `settings` are further fields of the API, such as `secret`, `max_in_flight`, `rate_per_s`,
-    `headers` or `batch`. The field `from` is called `begin` here. `batch={}` sends up to 100 messages in one request.
+    """Create a listener. `settings` are further fields of the API's request, such as `secret`, `max_in_flight`,
+    `rate_per_s`, `headers` or `batch`. The API's field `from` is called `begin` here, because `from` is a Python
+    keyword. With `batch={}`, a request to the listener carries up to 100 messages.
     """
     if "begin" in settings:
         settings["from"] = settings.pop("begin")
@@ -148,13 +149,14 @@ def rotate_secret(
 
 
 def list_deliveries(queue_id: str, listener_id: str, *, state: str | None = None) -> Request[answers.DeliveriesAnswer]:
-    """List the deliveries to a listener that Everput keeps for later. A `pending` delivery is not attempted yet, for
-    example because of the message's `deliver_at`. A `retrying` delivery waits for a retry. A `parked` delivery has no
-    attempts left. `state` is one of these three words, or None for all deliveries.
+    """List the pending, retrying and parked deliveries to a listener. `state` is one of these three words, or None for
+    all three.
 
-    The list leaves out most deliveries that have failed for less than a minute, and most messages of the backlog.
+    A pending delivery is not attempted yet, for example because of the message's `deliver_at`. A retrying delivery
+    waits for its next attempt. A parked delivery has no attempts left. The list leaves out most deliveries that have
+    failed for less than a minute, and most messages of the listener's backlog.
     """
-    # For each page, the server reads at least one partition of `outstanding` to its end. So request large pages.
+    # For each page, the server reads a whole partition of the topic `outstanding`, or more. So request large pages.
     query = {"limit": "1000"} | ({} if state is None else {"state": state})
     path = _listener(queue_id, listener_id, "deliveries")
     return Request(method="GET", path=path, answer=answers.DeliveriesAnswer, query=query)
@@ -163,8 +165,8 @@ def list_deliveries(queue_id: str, listener_id: str, *, state: str | None = None
 def get_queue_statistics(
     queue_id: str, *, begin: str | None = None, end: str | None = None, step: str | None = None
 ) -> Request[answers.StatisticsAnswer]:
-    """Get a queue's counts per step of time. `begin` and `end` are RFC 3339 times, and `step` is a duration such as
-    `1m`, `6h` or `1d`.
+    """Get a queue's statistics from `begin` to `end`, which are RFC 3339 times. They are counts for each period of the
+    length `step`, such as `1m`, `6h` or `1d`.
     """
     path, query = _queue(queue_id, "statistics"), _span(begin, end, step)
     return Request(method="GET", path=path, answer=answers.StatisticsAnswer, query=query)
@@ -173,8 +175,8 @@ def get_queue_statistics(
 def get_listener_statistics(
     queue_id: str, listener_id: str, *, begin: str | None = None, end: str | None = None, step: str | None = None
 ) -> Request[answers.StatisticsAnswer]:
-    """Get a listener's counts per step of time. `begin` and `end` are RFC 3339 times, and `step` is a duration such as
-    `1m`, `6h` or `1d`.
+    """Get a listener's statistics from `begin` to `end`, which are RFC 3339 times. They are counts for each period of
+    the length `step`, such as `1m`, `6h` or `1d`.
     """
     path, query = _listener(queue_id, listener_id, "statistics"), _span(begin, end, step)
     return Request(method="GET", path=path, answer=answers.StatisticsAnswer, query=query)
@@ -183,8 +185,8 @@ def get_listener_statistics(
 def get_overview(
     *, begin: str | None = None, end: str | None = None, step: str | None = None
 ) -> Request[answers.OverviewAnswer]:
-    """Get the organization's counts per step of time, and the listeners that need attention. `begin`, `end` and `step`
-    are those of get_queue_statistics().
+    """Get the organization's statistics, and the listeners that need attention. `begin` and `end` are RFC 3339 times,
+    and `step` is the length of the periods for which there are counts, such as `1h`.
     """
     return Request(method="GET", path="/v1/overview", answer=answers.OverviewAnswer, query=_span(begin, end, step))
 
@@ -206,8 +208,8 @@ def redrive_listener(
 
 
 def cancel_redrives(queue_id: str, listener_id: str) -> Request[answers.RedriveAnswer]:
-    """Cancel the listener's redrives. Deliveries that were redriven and have not been attempted since are parked or
-    retrying again, as before the redrive.
+    """Cancel the listener's redrives. If a redriven delivery has not been attempted since the redrive, it becomes
+    parked or retrying again, as it was before.
     """
     return Request(method="DELETE", path=_listener(queue_id, listener_id, "redrive"), answer=answers.RedriveAnswer)
 
@@ -297,11 +299,13 @@ def list_messages(
     deliveries: bool = False,
     data: bool = True,
 ) -> Request[answers.MessagesAnswer]:
-    """List a queue's messages, newest first. `begin` and `end` are RFC 3339 times.
+    """List a queue's messages, newest first. Each parameter that is given restricts the list, except `deliveries` and
+    `data`.
 
-    The other filters are the `state` of a delivery, the listener of that delivery, the exact `name`, the exact ordering
-    `key`, and `text`. `text` is a part of the name or the key, or the beginning of the ID. With `deliveries`, each
-    message has the states of its deliveries. Without `data`, the data is empty.
+    `begin` and `end` are RFC 3339 times. `state` is the state of a delivery, and `listener_id` is the listener of that
+    delivery. `name` is the exact name, and `key` the exact ordering key. `text` is a part of the name or of the
+    ordering key, or the beginning of the ID. With `deliveries`, each message has the states of its deliveries. With
+    `data=False`, the data of each message is empty.
     """
     said = {"from": begin, "to": end, "state": state, "listener": listener_id, "name": name, "key": key, "q": text}
     said |= {"deliveries": "true" if deliveries else None, "data": None if data else "false"}
@@ -316,8 +320,8 @@ def get_message(queue_id: str, message_id: str) -> Request[answers.MessageAnswer
 def update_message(
     queue_id: str, message_id: str, data: str, *, if_match: str | None = None
 ) -> Request[answers.ChangedMessageAnswer]:
-    """Update a message's data. The answer says for each listener whether the listener already had the old data, or that
-    Everput does not know.
+    """Update a message's data. In the answer, a delivery is `delivered` if its listener already had the old data, and
+    `unknown` if Everput does not know that.
     """
     path = _queue(queue_id, "messages", message_id)
     return Request(
@@ -328,8 +332,8 @@ def update_message(
 def delete_message(
     queue_id: str, message_id: str, *, if_match: str | None = None
 ) -> Request[answers.ChangedMessageAnswer]:
-    """Delete a message. The answer says for each listener whether the listener already had the message, or that Everput
-    does not know.
+    """Delete a message. In the answer, a delivery is `delivered` if its listener already had the message, and `unknown`
+    if Everput does not know that.
     """
     path = _queue(queue_id, "messages", message_id)
     return Request(method="DELETE", path=path, answer=answers.ChangedMessageAnswer, **{**_condition(if_match), **_ONCE})
@@ -351,8 +355,8 @@ def change_password(password: str, new_password: str) -> Request[answers.Account
 
 
 def unlink_identity(password: str) -> Request[answers.AccountAnswer]:
-    """Unlink the signed-in account from its OpenID Connect provider, until the next sign-in with the provider. The
-    other sessions of the account end. `password` is the account's password in Everput.
+    """Unlink the signed-in account from its OpenID Connect provider. The next sign-in with the provider links it again.
+    The account's other sessions end. `password` is the account's password in Everput.
     """
     path = "/v1/accounts/unlink"
     return Request(
@@ -563,9 +567,10 @@ def _keys(organization_id: str, *parts: str) -> str:
 
 
 def _condition(if_match: str | None) -> dict[str, Any]:
-    """Return the arguments that make a request depend on the version in `if_match`. Return an empty dict if `if_match`
-    is None. If the server may have carried out such a request, the client does not send the request again, because the
-    first try may have changed the version.
+    """Return the arguments of Request that make a request depend on the version `if_match`. Return an empty dict if
+    `if_match` is None.
+
+    Such a request is not repeatable: if a first try has changed the version, a second try would be refused.
     """
     return {} if if_match is None else {"headers": {"if-match": if_match}, "repeatable": False}
 

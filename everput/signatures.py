@@ -22,18 +22,17 @@ TOLERANCE_S: Final = 300
 _PREFIX: Final = "whsec_"
 _SECRET_BYTES_MIN: Final = 24
 _SECRET_BYTES_MAX: Final = 64
-# This regular expression takes linear time on any input: it repeats one set of characters, at most 15 times.
+# This regular expression takes linear time on any input, because its only repetition is bounded.
 _SECONDS: Final = re.compile(r"[0-9]{1,15}")
 _HEADERS: Final = ("webhook-id", "webhook-timestamp", "webhook-signature")
-_BATCH: Final = "batch_"  # prefix of the webhook-id of a batch
+_BATCH: Final = "batch_"  # the beginning of a batch's `webhook-id`
 _JSON: Final = "application/json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchMessage:
-    """A message of a batch, as a listener without batches would get it in a request of its own.
-
-    `id` is the same in each attempt. `body` holds the same bytes as the body of that request.
+    """A message of a batch. `id` is the same in each attempt. `body` has the same bytes as if the message had been sent
+    alone.
     """
 
     id: str
@@ -44,7 +43,7 @@ class BatchMessage:
 
 
 class _Element(msgspec.Struct):
-    """A message as an element of a batch's JSON array."""
+    """A message in the JSON array that is the body of a batch."""
 
     id: str
     content_type: str
@@ -65,14 +64,15 @@ def verify(
     tolerance_s: float = TOLERANCE_S,
     now_s: float | None = None,  # seconds since the epoch, for tests
 ) -> str:
-    """Check the signature of a request with one message to a listener, and return the message's id. The id is the same
-    in each attempt. For a listener with batches, use verify_batch(). `body` is the request's body as received, byte for
-    byte.
+    """Check the signature of a request to a listener, and return the id of the request's message. The id is the same in
+    each attempt.
 
-    Raises InvalidSignature if the request is not signed with the secret, or was sent more than `tolerance_s` seconds
-    from now. Raises ValueError if the secret is not base64 of 24 to 64 bytes.
+    `body` is the request's body exactly as received. For a listener that gets batches, use verify_batch() instead.
+
+    Raises InvalidSignature if the request is not signed with `secret`, or was sent more than `tolerance_s` seconds
+    before or after now. Raises ValueError if `secret` is not base64 of 24 to 64 bytes.
     """
-    # _secret_bytes() raises ValueError if the secret is empty or short, because others could guess such a secret.
+    # _secret_bytes() raises ValueError for an empty or short secret, because attackers could guess such a secret.
     key = _secret_bytes(secret)
     lower = {name.lower(): value for name, value in headers.items()}
     try:
@@ -108,10 +108,11 @@ def verify_batch(
     tolerance_s: float = TOLERANCE_S,
     now_s: float | None = None,  # seconds since the epoch, for tests
 ) -> list[BatchMessage]:
-    """Check the signature of a request to a listener with batches, and return the request's messages in order. `body`
-    is the request's body as received, byte for byte.
+    """Check the signature of a request to a listener that gets batches, and return the request's messages in order.
+    `body` is the request's body exactly as received.
 
-    For a request with a single message, which a listener gets until batches are turned on, the list has one element.
+    Until batches are turned on, a listener gets requests with a single message. For such a request, the list has one
+    element.
 
     To accept all messages, answer 2xx. To reject some of the messages, answer 2xx with the JSON `{"failed": [ids]}`.
     The messages with these ids are sent again.

@@ -31,12 +31,14 @@ Failed = Callable[[BaseException], None]
 
 
 class DeliveryStreams(Protocol):
-    """The part of a worker that starts, changes and stops the deliveries to listeners, as events of the topic `control`
-    say.
+    """The part of a worker that starts, changes and stops deliveries to listeners when an event of the topic `control`
+    requires it.
     """
 
     def concerned(self, event: Event, /) -> Collection[str]:
-        """Return the ids of the listeners and replays whose deliveries this event may start, change or stop."""
+        """Return the ids of the listeners and replays whose deliveries may have to start, change or stop because of
+        this event.
+        """
 
     def __contains__(self, listener_id: str, /) -> bool: ...
     def start(self, listener: Listener, /) -> None: ...
@@ -46,7 +48,7 @@ class DeliveryStreams(Protocol):
 
 
 class RecordStream:
-    """The records of the topic `control` as a Faust agent gets them: an asynchronous iterator."""
+    """A replacement for a Faust stream. It passes records of the topic `control` to a Faust agent without Faust."""
 
     def __init__(self, records: AsyncIterator[Record]) -> None:
         self._records = records
@@ -62,8 +64,8 @@ class RecordStream:
 def fold_control(directory: DirectoryProjection, failed: Failed) -> Agent:
     """Return the Faust agent that applies the events of the topic `control` to the directory.
 
-    An event that only a newer version of Everput can decode is logged and skipped. The agent calls `failed` with any
-    other error. After such an error, the process must end, because its directory may be wrong.
+    If only a newer version of Everput can decode an event, the agent logs the event and skips it. After any other
+    error, the agent calls `failed` with the error. The process must then end, because its directory may be wrong.
     """
 
     async def control(stream: Any) -> None:
@@ -83,10 +85,10 @@ def fold_control(directory: DirectoryProjection, failed: Failed) -> Agent:
 
 def run_delivery_streams(directory: DirectoryView, streams: DeliveryStreams, failed: Failed) -> Agent:
     """Return the Faust agent that starts, changes and stops the deliveries to each listener, as the events of the topic
-    `control` say.
+    `control` require.
 
-    The agent skips an event that only a newer version of Everput can decode. The agent calls `failed` with any other
-    error. After such an error, the process must end, because it might send to a deleted listener.
+    If only a newer version of Everput can decode an event, the agent skips it. After any other error, the agent calls
+    `failed` with the error. The process must then end, because it might send messages to a deleted listener.
     """
 
     async def delivery_streams(stream: Any) -> None:
@@ -94,15 +96,15 @@ def run_delivery_streams(directory: DirectoryView, streams: DeliveryStreams, fai
         async for record in stream.noack().events():
             offset = record.message.offset
             if offset < done:
-                # After a rebalance, Faust reads records of `control` again. So skip an event that was handled before.
+                # After a rebalance, Faust reads records of `control` again. So skip events that were handled already.
                 continue
             try:
                 event = decode(record.message.value)
-                # Wait until the directory, which another agent updates, has applied this event.
+                # Another agent applies this event to the directory. Wait until then, because follow() reads it.
                 await directory.seen(offset, timeout_s=None)
                 follow(event, directory.state, streams)
             except UnknownEvent:
-                pass  # Another agent, which fold_control() returns, logs the unknown event.
+                pass  # The agent of fold_control() reads this event, too, and logs that it is unknown.
             except Exception as error:
                 log.exception("projection.streams_failed topic=control offset=%d", offset)
                 failed(error)

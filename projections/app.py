@@ -52,7 +52,7 @@ class Projections:
         self._assigned: asyncio.Event = asyncio.Event()
         self._ended: asyncio.Future[BaseException | None] | None = None
         self._watch: asyncio.Task[None] | None = None
-        # The consumer group that stop() must delete; None if start() has committed no offset for the group.
+        # The consumer group that stop() must delete. None if start() has committed no offset for the group.
         self._group: str | None = None
 
     @property
@@ -110,10 +110,11 @@ class Projections:
         await self._directory.caught_up(timeout_s=timeout_s)
 
     async def _fold_good_copies(self, group: str) -> None:
-        """Apply all records that the topic `control` has now. If the leader's copy of a record is damaged, fetch the
-        copy of another broker, which Faust can't do.
+        """Apply all records that the topic `control` has now, without Faust. If the leader's copy of a record is
+        damaged, the record is read from another broker's copy, which Faust can't do.
 
-        After that, Faust reads only later records. Raises LogUnavailable if Kafka does not answer.
+        Then commit the end offset for the consumer group `group`, so that Faust reads only later records. Raises
+        LogUnavailable if Kafka does not answer.
         """
         end = await self._control.end_offset()
         for agent in self._agents.values():
@@ -131,7 +132,7 @@ class Projections:
         app, self._app = self._app, None
         if app is not None:
             stopping = asyncio.ensure_future(app.stop())
-            # wait() ends at the timeout. wait_for() would wait longer if Faust ignored its cancellation.
+            # wait() ends at the timeout. wait_for() would also wait until Faust has reacted to its cancellation.
             await asyncio.wait([stopping], timeout=_STOP_S)
             if not stopping.done():
                 stopping.cancel()
@@ -140,35 +141,37 @@ class Projections:
                 log.warning("projections.stop_failed error=%r", stopping.exception())
         group, self._group = self._group, None
         if group is not None:
-            with contextlib.suppress(LogUnavailable):  # If this fails, Kafka itself deletes the unused group later.
+            # If Kafka does not answer, Kafka itself deletes the unused group later.
+            with contextlib.suppress(LogUnavailable):
                 await self._control.delete_group(group)
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
 
     async def crashed(self) -> BaseException | None:
-        """Wait until the projections fail, and return the reason. The caller must then end the process.
-
-        Return None after stop().
+        """Wait until the projections fail, and return the error. The caller must then end the process. Return None if
+        stop() was called.
         """
         if self._ended is None:
             raise RuntimeError("the projections were not started; call start() first")
         return await asyncio.shield(self._ended)
 
     def failed(self, reason: BaseException) -> None:
-        """Record why the projections have failed. crashed() then returns the reason that was recorded first."""
+        """Record that the projections have failed because of this error. crashed() returns the first error that was
+        recorded.
+        """
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(reason)
 
     async def _watch_app(self) -> None:
-        """Wait until the Faust app stops, and record this as a failure. A crash of the app would not end the process by
-        itself.
+        """Wait until the Faust app stops, and record that the projections have failed. Without this record, the process
+        would continue without the app.
         """
         app = self._app
         await app.wait_for_stopped(asyncio.get_running_loop().create_future())
         self.failed(app.crash_reason or RuntimeError("Faust stopped by itself"))
 
     async def _first_of(self, waiting: Any) -> None:
-        """Wait until `waiting` has ended. If the projections end first, raise LogUnavailable with the reason."""
+        """Wait until `waiting` is done. If the projections end earlier, raise LogUnavailable with the reason."""
         task = asyncio.ensure_future(waiting)
         if self._ended is None:
             raise RuntimeError("the projections were not started; call start() first")
@@ -176,8 +179,8 @@ class Projections:
         if not task.done():
             task.cancel()
             raise LogUnavailable(
-                f"this process can't start: its reader of the topic `control` ended with {self._ended.result()!r}. "
-                "Check that Kafka is reachable. Without a supervisor such as `everput serve`, start the process again"
+                f"this process can't start, because it can't read the topic `control`: {self._ended.result()!r}. Check "
+                "that Kafka is reachable, and start the process again; `everput serve` does so by itself"
             )
 
     async def _on_assigned(self, *_app_and_partitions: Any, **_more: Any) -> None:
@@ -186,7 +189,9 @@ class Projections:
 
 class _NoTables(TableManager):  # type: ignore[misc]
     async def sleep(self, *_: Any, **_more: Any) -> None:
-        """Return immediately. Faust would wait a second at each start for its tables, but Everput uses no tables."""
+        """Return immediately. At each start, Faust would wait here for a second because of its tables, but Everput uses
+        no tables.
+        """
 
 
 class _App(faust.App):  # type: ignore[misc]
@@ -195,8 +200,8 @@ class _App(faust.App):  # type: ignore[misc]
 
 
 def faust_app(options: dict[str, Any], group: str, **more: Any) -> Any:
-    """Return a Faust app that is not started. `options` are the connection options of Kafka's clients, `group` is the
-    app's consumer group, and `more` are further settings of Faust.
+    """Return a Faust app that is not started. `options` are the connection options of Kafka clients, `group` is the
+    name of the app's consumer group, and `more` are further settings of Faust.
     """
     return _App(
         group,
@@ -214,7 +219,7 @@ def faust_app(options: dict[str, Any], group: str, **more: Any) -> Any:
         topic_disable_leader=True,
         store="memory://",
         TableManager=_NoTables,
-        # Faust acknowledges no records here, so it must not wait for acknowledgements when it stops.
+        # Everput's agents acknowledge no records to Faust. So Faust must not wait for acknowledgements when it stops.
         stream_wait_empty=False,
         worker_redirect_stdouts=False,
         **more,
@@ -234,8 +239,8 @@ def _credentials(options: dict[str, Any]) -> Any:
 
 
 def prepare() -> None:
-    """Create a Faust app and drop it, so that further apps are created in a tenth of the time. The first app of a
-    process is slow, because modules are imported. A process calls this function before it forks other processes.
+    """Create a Faust app and drop it. A process's first Faust app takes ten times as long as later ones, because
+    modules are imported. So a process calls this function before it forks other processes.
     """
 
     async def agent(_stream: Any) -> None:

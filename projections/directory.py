@@ -21,7 +21,7 @@ from broker.ports import ControlLog
 
 log = logging.getLogger(__name__)
 
-# Remember this many events without effect. An event's writer asks within milliseconds whether the event had one.
+# Only the newest 10,000 events without effect are remembered. A process asks about its event within milliseconds.
 _PASSED_OVER_MAX: Final = 10_000
 
 
@@ -52,7 +52,7 @@ class DirectoryProjection:
         version of Everput can decode it. An event that was applied before changes nothing.
         """
         if offset < self.position:
-            # After a rebalance, Faust reads records of `control` again. So skip an event that was applied before.
+            # After a rebalance, Faust reads records of `control` again. So skip events that were applied already.
             return
         if event is None:
             self.complete = False
@@ -71,8 +71,8 @@ class DirectoryProjection:
                 waiter.set_result(None)
 
     def passed_over(self, offset: int) -> bool:
-        """Return whether the event at this offset had no effect. Only the newest _PASSED_OVER_MAX events without an
-        effect are remembered. For an earlier event, return False.
+        """Return True if the event at this offset had no effect on the directory, and is among the newest
+        _PASSED_OVER_MAX such events. Otherwise, return False.
         """
         return offset in self._passed_over
 
@@ -107,8 +107,8 @@ class DirectoryProjection:
         await self.seen(end - 1, timeout_s=timeout_s)
 
     async def _end_offset(self) -> int:
-        """Return the end offset of the topic `control`, read from Kafka after this call began. Calls that arrive while
-        a request to Kafka is running wait for the next request, and share it.
+        """Return the end offset of the topic `control`, as Kafka tells it after the start of this call. If a request to
+        Kafka is already running, wait for the next request. All calls that wait share that next request.
         """
         if self._end_lookup is None or self._end_lookup.done():
             self._end_lookup = _shared(self._control.end_offset())
@@ -130,8 +130,8 @@ class DirectoryProjection:
 
 
 def _shared(lookup: Coroutine[Any, Any, int]) -> asyncio.Task[int]:
-    """Run a coroutine as a task that several callers share. If no caller waits for the task any more, an error of the
-    task is dropped.
+    """Run a coroutine as a task that several callers await. If the task fails after all callers have gone, its error is
+    dropped.
     """
     task = asyncio.create_task(lookup)
     task.add_done_callback(lambda done: done.cancelled() or done.exception())

@@ -36,16 +36,15 @@ from projections.app import faust_app
 
 log = logging.getLogger(__name__)
 
-# If the statistics reader keeps up, it pauses this long after each read: a few large reads take less work.
+# If the statistics reader has nothing more to read, it pauses for 2 s: a few large reads take less work than many.
 _IDLE_S: Final = 2.0
-# If the statistics reader is behind, it pauses after each read for this many times the read's time. Deliveries come
-# first.
+# If the statistics reader is behind, it pauses after each read for twice the read's duration: deliveries come first.
 _DUTY: Final = 2.0
-# aiokafka's consumer leaves its group after this time without a poll. Everput never polls it, so choose ten years.
+# aiokafka's consumer leaves its group if it is not polled for this time. Everput never polls it, so set ten years.
 _NEVER_S: Final = 10 * 365 * 24 * 3600.0
 _AGAIN_S: Final = 10.0  # pause after a failure
-# After two rebalances in quick succession, Faust's consumer can wait forever.
-# If Faust's consumer has asked for no records for this long, Everput restarts the Faust app.
+# If two rebalances follow each other quickly, Faust's consumer may never ask for records again.
+# If Faust's consumer has asked for no records for 60 s, Everput restarts the Faust app.
 _STALLED_S: Final = 60.0
 _LAST_WRITE_S: Final = 2.0
 _STOP_S: Final = 3.0
@@ -65,10 +64,10 @@ class Statistics:
         self._task = asyncio.create_task(self._run(), name="statistics")
 
     async def stop(self) -> None:
-        """Leave the consumer group. Then try for two seconds to store the last counts in Kafka.
+        """Leave the consumer group. Then try for two seconds to store the newest counts in Kafka.
 
-        If the counts of some records are not stored, the next process that gets their partition counts these records
-        again.
+        If the counts of some records can't be stored, no count is lost: the next process that gets the records'
+        partition counts them again.
         """
         if self._task is not None:
             self._task.cancel()
@@ -86,8 +85,8 @@ class Statistics:
             await asyncio.sleep(_AGAIN_S)
 
     async def _run_app(self) -> None:
-        """Start a Faust app, and wait until it ends, can't count a batch, or asks for no records for _STALLED_S
-        seconds. Then stop the app and raise the error that ended it.
+        """Run a Faust app until it ends, a batch can't be counted, or Faust asks for no records for _STALLED_S seconds.
+        Then stop the app, and raise the error that was the reason.
         """
         group = f"{self._kafka.topic_prefix}statistics"
         app = faust_app(await reachable(self._kafka), group, broker_max_poll_interval=_NEVER_S)
@@ -135,8 +134,8 @@ def _fold(counting: Counting, failed: Callable[[BaseException], None]) -> Callab
 
 
 class _Feed:
-    """The source of the Faust consumer's messages. It reads batches of records from the partitions that the consumer
-    group has assigned.
+    """The source from which the Faust consumer gets its messages. It reads batches of records from the partitions that
+    the consumer group has assigned to this process.
     """
 
     def __init__(self, counting: Counting, names: Mapping[str, str]) -> None:
@@ -151,8 +150,8 @@ class _Feed:
             self.broken.set_result(error)
 
     async def fetch(self, active: Iterable[TP]) -> dict[TP, list[Batch]]:
-        """Read new batches of records from the partitions, pause, and return the batches by partition. Without new
-        records, or if Kafka does not answer, return an empty dict after the pause.
+        """Read new batches of records from the partitions `active`, pause, and return the batches by partition. If
+        there are no new records or Kafka does not answer, return an empty dict after the pause.
         """
         counting, self.asked_s = self._counting, time.monotonic()
         lanes = frozenset(Lane(self._names[tp.topic], tp.partition) for tp in active)
@@ -171,7 +170,7 @@ class _Feed:
         return {TP(self._topics[batch.lane.topic], batch.lane.partition): [batch] for batch in batches}
 
     def again(self) -> None:
-        """Forget the record batches that were fetched but not counted yet, so that they are fetched again."""
+        """Forget the batches of records that were fetched but not counted yet. The next fetch() fetches them again."""
         self._counting.forget_reads()
 
 
@@ -185,7 +184,9 @@ class _Message(ConsumerMessage):  # type: ignore[misc]
 
 class _Listener(driver.ConsumerRebalanceListener):  # type: ignore[misc]
     async def on_partitions_assigned(self, assigned: Any) -> None:
-        """Pause aiokafka's own fetching, because Everput reads these partitions itself."""
+        """Pause aiokafka's fetching from the assigned partitions, because Everput reads these partitions with its own
+        fetch().
+        """
         self._thread._ensure_consumer().pause(*assigned)  # noqa: SLF001 - Faust has no public method.
         await super().on_partitions_assigned(assigned)
 
@@ -201,8 +202,8 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         return await self.transport.feed.fetch(active_partitions or ())
 
     def _to_message(self, tp: TP, record: Batch) -> _Message:
-        """Return a record batch as a message for Faust. The message has a serial number as its offset: with the offset
-        in Kafka, Faust would drop a batch that is read again.
+        """Return a batch of records as a message for Faust. The message gets a serial number as its offset. With its
+        offset in Kafka, a batch that is read a second time would be dropped by Faust.
         """
         generation = self.app.consumer_generation_id  # Faust drops records of other generations.
         message = _Message(
@@ -212,8 +213,9 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         return message
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        """Forget the record batches that are not counted yet, and return no offsets, because this consumer group
-        commits none. Faust calls this method after each rebalance; Everput itself knows where to continue reading.
+        """Forget the batches of records that are not counted yet, and return no offsets. Faust calls this method after
+        each rebalance to continue at committed offsets. This consumer group commits none, because the topic
+        `statistics` says where counting continues.
         """
         self.transport.feed.again()
         return {}
@@ -222,7 +224,9 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         return 0  # Only Faust's monitor uses it.
 
     def verify_event_path(self, now: float, tp: TP) -> None:
-        """Do nothing. Faust's own method would warn that aiokafka fetches nothing, but Everput fetches by itself."""
+        """Do nothing. Faust's own method would warn that aiokafka fetches no records, but in this consumer, _Feed
+        fetches them.
+        """
 
 
 _Consumer.logger = driver.logger  # Faust's own logger would log each start of a consumer at level INFO

@@ -35,10 +35,11 @@ _RANGES_SHOWN: Final = 3
 
 
 class Health:
-    """The health of one process, as its admin address shows it.
+    """The health of one process, which the process's admin address shows.
 
-    `view` is the state that the process computes from the log, and `ready` says that the process has started. `look`
-    updates the metrics, and is awaited before the metrics are read from `registry`.
+    `view` is the directory that the process has folded from the topic `control`. It is None at first. `ready` is True
+    once the process has started. `registry` holds the metrics. Await `look` before the metrics are read, because it
+    updates some of them.
     """
 
     def __init__(self) -> None:
@@ -48,16 +49,17 @@ class Health:
         self.ready = False
 
     async def check(self) -> None:
-        """Raise Unavailable unless the process has started, Kafka can be reached, and the process has read all events
-        of `control`.
+        """Raise Unavailable if the process has not started, if Kafka can't be reached, or if the process has not yet
+        read all events of the topic `control`.
         """
         if self.view is None or not self.ready:
             raise Unavailable("This process is starting. Try again later.")
         await self.view.caught_up()
 
     async def check_whole(self) -> None:
-        """Raise Unavailable if the process is not ready, or Damaged while a part of the log can't be read. Damaged is a
-        separate error, because a restart of the process can't repair the log.
+        """Raise Unavailable if the process is not ready. Raise Damaged if a part of the log can't be read.
+
+        The two errors are separate because a restart of the process can't repair the log.
         """
         await self.check()
         if self.view is not None and self.view.state.damage:
@@ -67,11 +69,12 @@ class Health:
             )
 
     def state(self) -> dict[str, Any]:
-        """Return a summary of the state that this process has computed from `control`. `position` is the offset of the
-        event that is applied next. `sha256` is a hash of the state, `fields` a hash of the names and types of the
-        items' fields. `digests` has a checksum of each item.
+        """Return a summary of the directory that this process has folded from the topic `control`. Raises Unavailable
+        while the process starts.
 
-        Raises Unavailable while the process starts.
+        `position` is the offset in `control` of the next event to apply. `sha256` is a hash of the whole directory.
+        `fields` is a hash of the names and types of the directory's fields: the `sha256` of two processes can be
+        compared only if their `fields` are equal. `digests` has a checksum of each item, such as a queue.
         """
         if self.view is None:
             raise Unavailable("This process is starting. Try again later.")
@@ -105,8 +108,9 @@ def make_app(
 ) -> Starlette:
     """Create the application of an admin address.
 
-    `check` raises Unavailable if the process is not ready. `check_whole` also raises Unavailable if the log is damaged.
-    `states` returns the state of each process, by the process's name.
+    `check` raises Unavailable if the process is not ready. `check_whole` raises Unavailable if the process is not
+    ready, and Damaged if the log is damaged. `metrics` returns the current metrics. `states` returns the state of each
+    process, by the process's name.
     """
 
     async def live(_request: Request) -> Response:

@@ -41,8 +41,8 @@ def all_app(children: Sequence[Child]) -> Starlette:
             )
 
     async def check_whole() -> None:
-        """Ask one process after another whether the log is damaged. As soon as a process answers with an error, raise
-        Damaged and ask no further process.
+        """Raise Unavailable if a process is not ready. Otherwise, ask one process after another for its health. If a
+        process answers with an error, raise Damaged, and ask no further process.
         """
         import httpx  # as in _ask()
 
@@ -72,8 +72,8 @@ def all_app(children: Sequence[Child]) -> Starlette:
 
 
 async def _ask(children: Iterable[Child], path: str) -> dict[str, str]:
-    """Return the body of each process's answer, by the process's name. For a process that does not answer 200 within
-    ASK_S seconds, the body is empty.
+    """Get `path` from the admin address of each process, and return the bodies of the answers by the name of the
+    process. If a process does not answer 200 within ASK_S seconds, its body is an empty text.
     """
     import httpx  # import httpx late, because its import takes about a tenth of a second
 

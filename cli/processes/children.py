@@ -25,7 +25,7 @@ from cli.processes.prefork import ForkedProcess, Prefork
 
 PAUSE_S_MIN: Final = 0.1
 PAUSE_S_MAX: Final = 5.0
-STEADY_S: Final = 10.0  # if a process ran for at least 10 s, the pause before its restart is PAUSE_S_MIN
+STEADY_S: Final = 10.0  # once a process has run for 10 s, the pause before its next restart is PAUSE_S_MIN again
 EXIT_CONFIGURATION: Final = 2
 
 _NO_DESCRIPTORS: Final[Mapping[str, int]] = MappingProxyType({})
@@ -42,7 +42,7 @@ class Pauses:
         self._next_s = PAUSE_S_MIN
 
     def after(self, lived_s: float) -> float:
-        """Return the pause in seconds after a process that ran for `lived_s` seconds."""
+        """Return how many seconds to wait before the restart of a process that ran for `lived_s` seconds."""
         if lived_s >= STEADY_S:
             self._next_s = PAUSE_S_MIN
         pause_s, self._next_s = self._next_s, min(self._next_s * 2, PAUSE_S_MAX)
@@ -50,13 +50,15 @@ class Pauses:
 
 
 class Child:
-    """A process that the supervisor starts, and restarts when it dies.
+    """A child process of the supervisor. The supervisor starts the process, and restarts it when it dies.
 
-    `kafka` is a future that ends when Kafka is ready. Its result is the address and the password of the embedded Kafka,
-    or None if `everput serve` uses a Kafka cluster. The process gets the environment variables in `environment` and the
-    open files in `descriptors`. `descriptors` maps the name of an environment variable to an open file. The process
-    finds the number of the file descriptor in this variable. If there is a `prefork`, the first start takes a forked
-    process from it. A restart does not use `prefork`.
+    `kafka` is a future that is done when Kafka is ready. Its result is the address and the password of the embedded
+    Kafka, or None for a Kafka cluster. `environment` has the environment variables of the process.
+
+    `descriptors` maps the names of further environment variables to open file descriptors. The process inherits each
+    open file, and finds the number of its descriptor in the variable.
+
+    If `prefork` is given, the first start uses a process that was forked in advance. Each restart starts a new Python.
     """
 
     def __init__(
@@ -84,8 +86,8 @@ class Child:
         self._error: str | None = None
 
     async def keep(self) -> None:
-        """Run the child, and restart it until `stop` is called. Raises ConfigurationError if the child was never ready,
-        and ends because its configuration is wrong.
+        """Start the child process, and restart it whenever it dies, until `stop` is called. Raises ConfigurationError
+        if the process ends because of a wrong configuration before it was ever ready.
         """
         loop = asyncio.get_running_loop()
         pauses = Pauses()
@@ -106,7 +108,9 @@ class Child:
             self._ended.set()
 
     async def _run(self) -> int:
-        """Run the child once, and return its exit code, which is negative if a signal ended the child."""
+        """Start the child process once, and wait until it ends. Return its exit code, which is negative if a signal
+        ended the process.
+        """
         process, ours = await self._start()
         self._process = process
         with ours:
@@ -118,14 +122,15 @@ class Child:
             code = await process.wait()
             self.ready.clear()
             self.admin_url = None
-            await asyncio.wait([talk], timeout=1)  # wait until all that the process sent is read, but at most 1 s
+            # Let `talk` read what the process sent just before it ended, such as its error. Wait at most 1 s for that.
+            await asyncio.wait([talk], timeout=1)
             talk.cancel()
             with suppress(asyncio.CancelledError):
                 await talk
             return code
 
     async def _start(self) -> tuple[asyncio.subprocess.Process | ForkedProcess, socket.socket]:
-        """Start a process. Return the process, and the supervisor's end of the socket to the process."""
+        """Start the child process. Return the process, and the supervisor's socket to the process."""
         if self._prefork is not None:
             prefork, self._prefork = self._prefork, None
             forked = await prefork.start(self._arguments, self._environment, self._descriptors)
@@ -175,7 +180,7 @@ class Child:
     async def _go(self, ours: socket.socket) -> None:
         access = await asyncio.shield(self._kafka)
         go = {"embedded": None if access is None else asdict(access)}
-        with suppress(OSError):  # the child process has died already; keep() notices its end
+        with suppress(OSError):  # OSError: the child process has died already; keep() handles that
             await asyncio.get_running_loop().sock_sendall(ours, json.dumps(go).encode() + b"\n")
 
     def _heard(self, message: dict[str, object]) -> None:

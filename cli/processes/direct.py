@@ -24,32 +24,35 @@ from api.problems import Headers
 
 log = logging.getLogger(__name__)
 
-# A connection may have this many unanswered puts that are answered without ASGI. uvicorn answers the next request.
+# If this many puts of a connection bypass ASGI and are unanswered, uvicorn handles the connection's next request.
 DIRECT_PUTS_MAX: Final = 32
 
 
 class DirectConfig(uvicorn.Config):
-    """The configuration of a server. `direct_puts` answers small, valid puts that need not wait, without ASGI. If it is
-    None, uvicorn answers all requests.
+    """The configuration of a server.
+
+    `direct_puts` answers usual puts without ASGI. A put is usual if it is small and valid, and need not wait. If
+    `direct_puts` is None, uvicorn passes all requests to the ASGI application.
     """
 
     direct_puts: DirectPuts | None = None
-    default_lines: tuple[list[tuple[bytes, bytes]], bytes] = (
-        [],
-        b"",
-    )  # the headers that uvicorn adds to each answer, and the same headers encoded as lines of an HTTP head
+    # The headers that uvicorn adds to each answer: first as pairs, then encoded as lines of an HTTP head.
+    default_lines: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")
 
 
 class _NoEvent:
-    """A replacement for the asyncio.Event of a request in uvicorn. It does nothing, because no task waits for it."""
+    """A replacement for the asyncio.Event that uvicorn sets when more of a request arrives. Nothing waits for this
+    event, because a put without ASGI has no task.
+    """
 
     def set(self) -> None:
         pass
 
 
 class DirectCycle(DirectPut):
-    """A put that the protocol answers itself, without ASGI. It has the attributes that uvicorn reads from a running
-    request. `answer` is the head of the HTTP answer, and None until it is known. `content` is its body.
+    """A put that the server answers without ASGI. It has all attributes that uvicorn reads from the current request.
+
+    `answer` is the head of the HTTP answer, or None while there is no answer. `content` is the body of the answer.
     """
 
     __slots__ = (
@@ -75,7 +78,9 @@ class DirectCycle(DirectPut):
         self.disconnected = self.response_started = self.response_complete = False
 
     def send(self, status: int, headers: Headers, body: bytes) -> None:
-        """Write the answer as soon as the answers to earlier requests are written."""
+        """Store the answer to this put. It is written as soon as the answers to all earlier requests on the connection
+        are written.
+        """
         lines = [STATUS_LINE[status], self.connection.default_lines(), *[b"%b: %b\r\n" % pair for pair in headers]]
         self.answer, self.content = b"".join(lines), body
         self.connection.write_answers()
@@ -85,12 +90,14 @@ class DirectPutProtocol(HttpToolsProtocol):
     """A connection that answers usual puts without ASGI."""
 
     config: DirectConfig
-    # True while the head of a request arrives. Headers after a body (trailers) are dropped (RFC 9112, 7.1.2).
+    # True while the head of a request arrives.
+    # on_header() ignores headers that come at another time: they are trailers, which may be dropped (RFC 9112, 7.1.2).
     in_head = False
-    # The put whose body is still arriving, if the put may be answered without ASGI; otherwise None.
+    # The put that is arriving, if it may be answered without ASGI. None if no such put is arriving.
     _candidate: DirectCycle | None = None
-    _before: Any = None  # the last request that was unanswered when `_candidate` began; None if there was none
-    # If the connection is idle after a put answered without ASGI: the loop time at which it became idle. Otherwise 0.0.
+    _before: Any = None  # the request before `_candidate`, if that request is unanswered; otherwise None
+    # The loop time at which the connection became idle after an answer without ASGI; 0.0 while a request arrives.
+    # _idle_since stays 0.0 after an answer by uvicorn, which closes idle connections by itself.
     _idle_since = 0.0
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -98,7 +105,7 @@ class DirectPutProtocol(HttpToolsProtocol):
         self.unanswered: deque[DirectCycle] = deque()
 
     def begun(self) -> None:
-        """Do nothing. A subclass can act here, when uvicorn has begun to handle the newest request."""
+        """Do nothing. This method is called after uvicorn has begun to handle a request. A subclass can override it."""
 
     def close_if_idle(self) -> None:
         """Close the connection if its client has sent nothing for `timeout_keep_alive` seconds after a put that was
@@ -116,10 +123,11 @@ class DirectPutProtocol(HttpToolsProtocol):
             self._leave_to_uvicorn(candidate)
 
     def _is_for_uvicorn(self, candidate: DirectCycle) -> bool:
-        """Return whether uvicorn must answer a put request whose body has not arrived completely.
+        """Return whether uvicorn must take over a put whose body has not arrived completely.
 
-        uvicorn must answer if a part of the body has arrived, if earlier puts are unanswered, or if the request is not
-        permitted. uvicorn then holds the body in memory, and api/bodies.py counts the body's bytes.
+        uvicorn must take over if a part of the body has arrived, if earlier puts are unanswered, or if the API key is
+        not known to permit this put. uvicorn then holds the body in memory, and api/bodies.py limits the memory for
+        bodies.
         """
         return bool(candidate.body or self.unanswered) or not candidate.is_permitted()
 
@@ -168,8 +176,8 @@ class DirectPutProtocol(HttpToolsProtocol):
         self.begun()
 
     def _leave_to_uvicorn(self, candidate: DirectCycle) -> None:
-        """Let uvicorn answer a request, as if uvicorn itself had received the request's head and the part of the body
-        that has arrived.
+        """Hand a put over to uvicorn, with its head and the part of its body that has arrived. uvicorn then answers the
+        put as if it had received these bytes itself.
         """
         self.cycle = self._before
         self._begin_in_uvicorn()
@@ -213,8 +221,8 @@ class DirectPutProtocol(HttpToolsProtocol):
         return lines
 
     def write_answers(self) -> None:
-        """Write all answers that need not wait for the answer to an earlier request. Write them in the order of the
-        requests, with a single write.
+        """Write the finished answers in the order of the requests, with a single write. Stop at the first request
+        without an answer, because all later answers must wait for it.
         """
         unanswered = self.unanswered
         written: list[bytes] = []

@@ -22,7 +22,7 @@ from broker.private_files import read_secret, remove_secret, write_secret
 
 ORGANIZATION: Final = "default"
 KEY: Final = "first"
-# The e-mail address of an account that belongs to no person. The account's password is in the data directory.
+# The e-mail address of the console's first account, which is no person's. Its password is in the data directory.
 EMAIL: Final = "admin@everput.local"
 _PASSWORD_BYTES: Final = 15
 
@@ -35,19 +35,18 @@ async def new_key(
     name: str | None = None,
     owner: tuple[str, str] | None = None,
 ) -> tuple[str, Organization]:
-    """Create an API key with all scopes for an organization. Return the key and the organization.
+    """Create an API key with all scopes. Return the key and its organization. The key is not stored anywhere.
 
-    The key is not stored anywhere. `owner` is the e-mail address and password of an account. If no account has this
-    address, create the account. The account becomes a member of the organization.
+    `owner` is an e-mail address and a password. If no account has this address, an account is created. The account
+    becomes a member of the organization.
 
-    Without `organization_id`, use the oldest organization that was created by the operator, not by an account. If
-    `name` is given, the organization must have this name. If `owner` is given, its account must be a member. If there
-    is no such organization, create one.
+    `organization_id` is the ID of the key's organization. If it is None, the key is for the oldest organization that
+    the operator has created. If `name` is given, only an organization with this name is used. If `owner` is given, only
+    an organization of the owner's account is used. If there is no such organization, a new one is created.
 
-    Raises Refused if a value is not valid, NotFound if there is no organization `organization_id`, WrongPassword if the
-    account exists and the given password is not its password, and AccountBlocked if the account is blocked. Raises
-    LogUnavailable if Kafka did not store an event, and InDoubt if Kafka did not acknowledge an event and may have
-    stored it.
+    Raises Refused if a value is not valid, and NotFound if no organization has the ID `organization_id`. Raises
+    WrongPassword if the account exists and has another password, and AccountBlocked if it is blocked. Raises
+    LogUnavailable if Kafka did not store an event, and InDoubt if it is unknown whether Kafka stored an event.
     """
     account = None
     if owner is not None:
@@ -71,9 +70,10 @@ async def new_key(
 def _of_the_shell(
     view: DirectoryView, *, name: str | None = None, member: Account | None = None
 ) -> Organization | None:
-    """Return the oldest organization that was created by the operator, not by an account. If a name is given, the
-    organization must have this name. If a member is given, the organization must have this member. Return None if there
-    is no such organization.
+    """Return the oldest organization that the operator has created, or None if there is none.
+
+    If `name` is given, only an organization with this name is returned. If `member` is given, only an organization with
+    this account as a member is returned.
     """
     return next(
         (
@@ -86,9 +86,12 @@ def _of_the_shell(
 
 
 async def first_start(control: ControlLog, view: DirectoryView, *, key_file: Path, password_file: Path) -> None:
-    """Create what the first start needs. If there is no account yet, create the account of the console with its
-    password file. If there is no file with an API key, create the key and its file. If the operator has created no
-    organization yet, the key gets a new one.
+    """Create the console's account, an API key and an organization at the first start of a server.
+
+    If there is no account yet, create the account of the console, and write its password to `password_file`. If
+    `key_file` does not exist, create an API key, and write the key to this file. The key is for the oldest organization
+    that the operator has created; if there is none, one is created. If the account has no organization yet, make it a
+    member of this organization.
 
     After a crash at any point, the next start creates what is missing.
     """
@@ -96,7 +99,7 @@ async def first_start(control: ControlLog, view: DirectoryView, *, key_file: Pat
     if not view.state.accounts.by_id:
         if password is None:
             password = secrets.token_urlsafe(_PASSWORD_BYTES)
-            # Write the password to a file before the account is created. Otherwise, nobody would know it after a crash.
+            # Write the password to a file first. Otherwise, a crash could leave an account whose password nobody knows.
             write_secret(password_file, password)
         try:
             await AccountCommands(control, view).create_account(EMAIL, password)
@@ -112,6 +115,6 @@ async def first_start(control: ControlLog, view: DirectoryView, *, key_file: Pat
     organization = _of_the_shell(view)
     if organization is not None:
         accounts = AccountCommands(control, view)
-        # Do nothing if the account has another password, for example because another server has created the account.
+        # If the account has another password, do nothing: another server may have created the account.
         with contextlib.suppress(WrongPassword):
             await accounts.join((await accounts.check_password(EMAIL, password)).id, organization.id)

@@ -20,8 +20,8 @@ _AUTHORITY: Final = re.compile(r"(\[[0-9a-f:.]{2,45}\]|[a-z0-9_.-]{1,253})(?::[0
 class Hosts:
     """The host names that a server accepts in the header Host, with or without a port. `*` accepts every name.
 
-    IP addresses and names without a dot, such as `localhost`, are always accepted. Such hosts are safe from DNS
-    rebinding, because this attack needs a domain whose DNS records the attacker can change.
+    A server also accepts all IP addresses, and all names without a dot, such as `localhost`. DNS rebinding can't use
+    these hosts, because it needs a domain whose DNS records the attacker can change.
     """
 
     def __init__(self, names: Iterable[str]) -> None:

@@ -23,7 +23,7 @@ from broker.core.catalogue import PASSING, TOPICS
 from broker.core.health import Health
 from broker.core.histogram import BOUNDS_MS, Histogram
 
-if TYPE_CHECKING:  # not imported at run time: the supervisor imports this module, but must not import a Kafka client
+if TYPE_CHECKING:  # for type checks only: the supervisor imports this module, but must not import a Kafka client
     from api.request_counts import RequestCounts
     from broker.delivery.checkpoint.metrics import Condition, Lag, Metrics, Trouble
     from broker.delivery.worker import Worker
@@ -32,10 +32,10 @@ if TYPE_CHECKING:  # not imported at run time: the supervisor imports this modul
     from broker.volume import StoredBytes
 
 ORGANIZATIONS_SHOWN: Final = 20
-# A metric shows at most this many listeners, such as those with the most failed attempts.
-# A metric that ranks listeners by two values, such as attempts and failures, shows up to twice as many.
+# Each metric of single listeners shows at most 20 listeners, such as those with the most failed attempts.
+# A metric that shows the top 20 by each of two values, such as attempts and failed attempts, has up to 40 listeners.
 LISTENERS_SHOWN: Final = 20
-# Use fewer buckets than BOUNDS_MS has, because each bucket adds a time series for each listener with metrics.
+# The buckets of a listener's histogram are fewer than in BOUNDS_MS, because each bucket adds a time series.
 _LISTENER_BOUNDS_MS: Final = (5, 20, 100, 500, 2_000, 10_000, 60_000)
 
 
@@ -55,7 +55,7 @@ class _Collector(Collector):
         self._make = make
 
     def describe(self) -> Iterable[Metric]:
-        # Without describe(), a registry with `auto_describe` would call collect(), which has no counts yet.
+        # Without describe(), a registry with `auto_describe` calls collect() at registration, before there are counts.
         return []
 
     def collect(self) -> Iterable[Metric]:
@@ -111,8 +111,8 @@ def show_answers(registry: CollectorRegistry, requests: RequestCounts, stored: S
 
 
 def show_damage(registry: CollectorRegistry, view: DirectoryView, log: KafkaLog) -> None:
-    """Add the metrics that tell how many offsets of the log are damaged, and how many damaged copies on brokers this
-    process has found.
+    """Add two metrics: how many offsets of the log can't be read, and how many damaged copies this process has found on
+    Kafka's brokers.
     """
     bad_copies = log.requests.bad_copies
 
@@ -130,11 +130,12 @@ def show_damage(registry: CollectorRegistry, view: DirectoryView, log: KafkaLog)
 
 
 def show_worker(registry: CollectorRegistry, worker: Worker) -> Callable[[], Awaitable[None]]:
-    """Add the metrics of a worker's deliveries. Return a function that reads the worker's present state into these
-    metrics.
+    """Add the metrics of a worker's deliveries. Return a function that reads the worker's state; await it before each
+    request for the metrics.
 
-    The counters are read at each request. The other metrics show the worker's state at the latest call of the returned
-    function. Before the first call, the other metrics and the counters of single listeners are missing.
+    Counters, such as the number of attempts, are read at each request for the metrics. The other metrics show the
+    worker's state at the latest call of the returned function. Before the first call, the other metrics and the
+    counters of single listeners are missing.
     """
     now: Condition | None = None
 
@@ -242,10 +243,12 @@ def _troubles(now: Condition) -> Iterator[Metric]:
 
 
 def _by_listener(metrics: Metrics, now: Condition) -> Iterator[Metric]:
-    """Yield the metrics of the attempts to the busiest listeners, and to those with the most failed attempts.
+    """Yield the metrics of attempts to single listeners: to the listeners with the most attempts, and to those with the
+    most failed attempts.
 
-    The listeners are chosen by their attempts of the last five minutes, and among equals by the number of all their
-    attempts. The worker counts the attempts of all listeners, so a counter never decreases while the worker runs.
+    Attempts of the last five minutes decide which listeners are shown. If two listeners have equally many, the number
+    of all their attempts decides. A shown counter never decreases while the worker runs, because the worker also counts
+    the attempts to listeners that are not shown.
     """
     found = metrics.by_listener
 
@@ -283,9 +286,9 @@ def _retrying(troubles: Iterable[Trouble]) -> list[int]:
 
 
 def _worst(troubles: Iterable[Trouble], counts: Iterable[int]) -> list[Trouble]:
-    """Return the listeners with the highest counts, at most LISTENERS_SHOWN. A listener with the count 0 is left out.
+    """Return the listeners with the highest counts, at most LISTENERS_SHOWN. Leave out listeners with the count 0.
 
-    `counts` has one number for each of `troubles`, in the same order.
+    `troubles` are the listeners. `counts` has the count of each listener, in the same order.
     """
     ranked = sorted(zip(counts, troubles, strict=True), key=lambda one: -one[0])
     return [one for count, one in ranked[:LISTENERS_SHOWN] if count]
@@ -302,8 +305,8 @@ def _histogram(name: str, documentation: str, counted: Histogram) -> HistogramMe
 
 
 def _buckets(counted: Histogram, shown: Collection[int] = BOUNDS_MS) -> list[tuple[str, float]]:
-    """Return those buckets of the histogram whose upper bound is in `shown`, and the bucket `+Inf`. The counts are
-    cumulative.
+    """Return the buckets of a histogram in the form of Prometheus, with cumulative counts. Only the bucket `+Inf` and
+    the buckets with an upper bound in `shown` are returned.
     """
     below = zip([*BOUNDS_MS, inf], accumulate(counted.counts), strict=True)
     return [("+Inf" if bound == inf else str(bound / 1000), count) for bound, count in below if bound in (*shown, inf)]

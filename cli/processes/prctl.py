@@ -17,7 +17,7 @@ CHILD_SUBREAPER: Final = 36
 
 
 def prctl(option: int, value: int | ctypes.c_char_p) -> int:
-    """Set the kernel's setting `option` of this process to `value`. Return 0, or -1 if the kernel refuses. Call this
+    """Call Linux's prctl() to set `option` of this process to `value`. Return 0, or -1 if the kernel refuses. Call this
     function only on Linux.
     """
     result: int = ctypes.CDLL(None).prctl(option, value, 0, 0, 0)

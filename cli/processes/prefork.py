@@ -33,8 +33,8 @@ _FIRST_DESCRIPTOR: Final = 3  # after stdin, stdout and stderr
 
 
 class ForkedProcess:
-    """A child process that another process forked. It has the methods of asyncio.subprocess.Process that
-    cli/processes/children.py needs.
+    """A child process that another process has forked. It has those methods of asyncio.subprocess.Process that
+    cli/processes/children.py calls.
 
     Construct it in the running event loop.
     """
@@ -56,7 +56,7 @@ class ForkedProcess:
         return await asyncio.shield(self._code)
 
     def send_signal(self, number: signal.Signals) -> None:
-        # No other process can have this id yet: only _reap() frees the id, and callers check `returncode` before.
+        # This pid can't belong to another process yet: only _reap() frees it, and callers send no signal after _reap().
         os.kill(self.pid, number)
 
     def _reap(self, descriptor: int) -> None:
@@ -76,15 +76,16 @@ class Prefork:
     async def start(
         self, arguments: Sequence[str], environment: Mapping[str, str], descriptors: Mapping[str, int]
     ) -> tuple[ForkedProcess, socket.socket] | None:
-        """Let a forked process run `everput` with these arguments. Return the process and the socket to it.
+        """Let a forked process run `everput` with the given arguments and environment. Return the process, and a socket
+        that is connected to it. Return None if no forked process is left.
 
-        `descriptors` maps the name of an environment variable to a file descriptor. The process gets a copy of the
-        descriptor, and finds the number of the copy in this variable. Return None if no forked process is left.
+        `descriptors` maps the name of an environment variable to an open file descriptor. The forked process gets a
+        copy of the descriptor, and finds the number of the copy in the variable.
         """
         if not self._links:
             return None
         ours = self._links.pop()
-        # A forked process becomes a child of this process only when the process that forked it has ended.
+        # Wait for the end of the process that forked the others: only then are the others children of this process.
         if self._template is None:
             self._template = ForkedProcess(self._pid)
         await self._template.wait()
@@ -97,7 +98,7 @@ class Prefork:
         process = ForkedProcess(int(pid))
         given = {"arguments": list(arguments), "environment": dict(environment), "descriptors": list(descriptors)}
         text = json.dumps(given).encode()
-        with suppress(OSError):  # the process has ended already; the caller learns this from its exit code
+        with suppress(OSError):  # OSError: the process has ended already; the caller learns this from the exit code
             socket.send_fds(ours, [len(text).to_bytes(_SIZE_BYTES)], list(descriptors.values()))
             await loop.sock_sendall(ours, text)
         return process, ours
@@ -114,10 +115,10 @@ def import_code() -> None:
 
 
 def prefork(count: int, import_code: Callable[[], None] = import_code) -> Prefork | None:
-    """Fork a process that calls `import_code`, and then forks `count` child processes.
+    """Fork a process that calls `import_code`, and that then forks `count` child processes with the imported code.
+    Return the Prefork that starts their work, or None if the operating system does not support this.
 
-    Call this while the process has one thread and no event loop. Return None if the operating system does not support
-    this.
+    Call this function while the process has one thread and no event loop.
     """
     if not _supported():
         return None
@@ -145,9 +146,11 @@ def _supported() -> bool:
 
 
 def _import_and_fork(links: Sequence[socket.socket], import_code: Callable[[], None], parent: int) -> None:
-    """Import the code, and fork one child process for each link."""
+    """Import the code, and fork one child process for each socket in `links`. `parent` is the process id of the
+    supervisor.
+    """
     prctl(PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # the parent ended before prctl() was called
+    if os.getppid() != parent:  # the supervisor ended before prctl() was called, so no signal will end this process
         return
     os.setsid()  # Ctrl-C in a terminal must reach only the supervisor
     null = os.open(os.devnull, os.O_RDWR)
@@ -158,10 +161,10 @@ def _import_and_fork(links: Sequence[socket.socket], import_code: Callable[[], N
     kept = sorted(one.fileno() for one in links)
     for below, above in pairwise([_FIRST_DESCRIPTOR - 1, *kept, os.sysconf("SC_OPEN_MAX")]):
         os.closerange(below + 1, above)
-    sys.argv = ["everput"]  # Faust reads sys.argv, and would take Everput's options as its own
+    sys.argv = ["everput"]  # replace sys.argv, because Faust would read Everput's options as its own
     gc.disable()
     import_code()
-    # Without freeze(), the first garbage collection of each child process would copy the memory of the imported code.
+    # Without freeze(), a child's first garbage collection would copy the memory that all child processes share.
     gc.freeze()
     from multiprocessing import get_context
 
@@ -172,7 +175,9 @@ def _import_and_fork(links: Sequence[socket.socket], import_code: Callable[[], N
 
 
 def _run(ours: socket.socket, links: Sequence[socket.socket]) -> None:
-    """Wait for the arguments of this child process, and run `everput` with them. End if the supervisor ends."""
+    """Run `everput` in this forked child process, with the arguments that the supervisor sends over the socket `ours`.
+    If the supervisor ends without sending arguments, return.
+    """
     os.setsid()
     for other in links:
         if other is not ours:
@@ -193,4 +198,4 @@ def _run(ours: socket.socket, links: Sequence[socket.socket]) -> None:
     try:
         everput(given["arguments"], prog_name="everput")
     finally:
-        logging.shutdown()  # write all log lines, because a forked process ends without Python's exit functions
+        logging.shutdown()  # write all log lines now, because a forked process ends without Python's exit functions

@@ -41,9 +41,7 @@ _log = Logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """The arguments for the function that does the work of a process, such as a worker. run() passes the settings, an
-    event that tells the function to stop, the health of the process, and functions to call.
-    """
+    """The arguments of a function that does the work of a process, such as a worker. run() creates these arguments."""
 
     settings: Settings
     # Set when the process must end.
@@ -52,7 +50,7 @@ class Process:
     health: Health
     # A function that waits until Kafka answers, and then creates the topics that are missing.
     kafka: Callable[[], Awaitable[None]]
-    # A function that reports that the process is ready. If there is no supervisor, it prints `ready` and the argument.
+    # A function to call when the process is ready. Without a supervisor, it prints `ready` and its argument.
     ready: Callable[[str], None]
 
 
@@ -70,11 +68,11 @@ def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]])
     if link is None:  # a supervisor has already warned
         warn_if_outdated()
     try:
-        # With a supervisor, wait until its embedded Kafka runs, which starts while this process imports its modules.
+        # With a supervisor, wait until Kafka is ready. An embedded Kafka starts while this process imports modules.
         embedded = link.wait_for_go() if link is not None else None
         settings = options.settings(sealing_key=files.sealing_key(options.data_dir), embedded=embedded)
         _raise_limits()
-        # Set asyncio's policy, because Faust creates its event loop by the policy. A loop factory would not be enough.
+        # Faust creates its event loop by asyncio's policy, so set the policy. A loop factory would not reach Faust.
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
         asyncio.run(_run(settings, options, link, work))
     except ConfigurationError as error:
@@ -142,8 +140,8 @@ async def _await_kafka(kafka: KafkaSettings) -> None:
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:
-    """Log the error that ended a thread. A CancelledError is not logged: it ends Faust's consumer thread while Kafka
-    can't be reached.
+    """Log the error that ended a thread. A CancelledError is not logged, because Faust's consumer thread ends with one
+    whenever Kafka can't be reached.
     """
     if not isinstance(failure.exc_value, asyncio.CancelledError):
         _log.error("thread.failed", failure.exc_value, thread=None if failure.thread is None else failure.thread.name)
@@ -157,9 +155,9 @@ def _raise_limits() -> None:
 
 
 def _settle_garbage() -> None:
-    """Make garbage collections rare, and exclude all existing objects from them.
+    """Make garbage collections rare, and exclude all objects that exist now from them.
 
-    Otherwise, the pauses of garbage collections would determine the p99 latency.
+    Otherwise, the slowest percent of requests would mostly be requests that waited for a garbage collection.
     """
     gc.collect()
     gc.freeze()

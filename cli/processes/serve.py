@@ -34,16 +34,16 @@ from cli.processes.signals import on_end
 from cli.processes.sockets import address, bind
 from cli.processes.supervisor_link import Link
 
-# `everput serve` must end within 30 s, so the following three timeouts in seconds must add up to less.
-# The admin address needs no timeout here, because it closes at the same time as the API.
+# `everput serve` must end within 30 s. So the sum of the following three timeouts, in seconds, must be less than 30.
+# The admin address has no timeout in this list, because it closes at the same time as the API processes.
 API_STOP_S: Final = 9.0
 WORKER_STOP_S: Final = 10.0
 KAFKA_STOP_S: Final = 9.0
 
 _LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
-# With several workers, the embedded Kafka waits this long for more group members before it assigns partitions.
-# If Kafka did not wait, the first worker would get all partitions, and the second would wait for up to a second.
+# If there are several workers, the embedded Kafka waits 100 ms for further group members before it assigns partitions.
+# Without this wait, the first worker would get all partitions, and the second worker none for up to a second.
 _JOIN_DELAY_MS: Final = 100
 
 _log = Logger(__name__)
@@ -112,8 +112,8 @@ def command(options: Options, api_processes: int, workers: int, kafka_port: int 
 
 
 def with_loopback(options: Options) -> Options:
-    """Return the options. If only this machine can reach the API, they also allow listeners on loopback addresses
-    (docs/security.md).
+    """Return the options. If only this machine can reach the API, the returned options also allow listeners on loopback
+    addresses (docs/security.md).
     """
     proxied = options.public_url is not None or options.trusted_proxy or options.allowed_host
     if not is_loopback(options.host) or proxied:
@@ -169,7 +169,7 @@ class Supervisor:
                 await self._open_admin_address(admin)
                 done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
                 for task in done - {stopped}:
-                    task.result()  # result() raises the error of a task that has failed
+                    task.result()  # if the task has failed, result() raises its error
             finally:
                 for task in (announce, stopped):
                     task.cancel()
@@ -177,8 +177,8 @@ class Supervisor:
                 access.cancel()
 
     async def _open_admin_address(self, admin: contextlib.AsyncExitStack) -> None:
-        """Serve the admin address until the exit stack `admin` is closed. The code of the admin address is imported in
-        a thread, while Kafka and the processes start.
+        """Serve the admin address until the exit stack `admin` is closed. Import its code in a thread, so that Kafka
+        and the processes start meanwhile.
         """
         await asyncio.to_thread(import_module, "cli.processes.admin_all")
         from cli.processes.admin import serving
@@ -225,7 +225,7 @@ class Supervisor:
         return [child for children in self._children.values() for child in children]
 
     async def _announce(self, url: str) -> None:
-        # While the inner loop waits for one child process, another that was ready may die. So check all of them again.
+        # While the inner loop waits for one process, another that was ready may die. So check all processes again.
         while not all(child.ready.is_set() for child in self._all()):
             for child in self._all():
                 await child.ready.wait()
@@ -275,7 +275,9 @@ class Supervisor:
                     _log.error("kafka.did-not-start", reason=error)
 
     async def _stop_all(self, tasks: list[asyncio.Task[None]], admin: contextlib.AsyncExitStack) -> None:
-        """Stop the API processes first, then the workers, then Kafka. Kill each that does not end in time."""
+        """Stop the API processes first, then the workers, then Kafka. Kill each process that does not end within its
+        timeout.
+        """
         _log.info("stopping")
         await asyncio.gather(admin.aclose(), *(child.stop(timeout_s=API_STOP_S) for child in self._children["api"]))
         await asyncio.gather(*(child.stop(timeout_s=WORKER_STOP_S) for child in self._children["worker"]))

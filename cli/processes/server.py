@@ -26,23 +26,23 @@ from cli.processes.direct import DirectConfig, DirectCycle, DirectPutProtocol
 from cli.processes.hosts import ANY, Hosts
 from cli.processes.sockets import BACKLOG
 
-KEEP_ALIVE_S: Final = 75  # longer than the 60 s of most proxies, so that the proxy closes an idle connection first
+KEEP_ALIVE_S: Final = 75  # most proxies close an idle connection after 60 s, so the proxy closes it before the server
 FINISH_S: Final = 7  # requests that still run at shutdown have this many seconds to finish
 HEAD_BYTES_MAX: Final = 32 << 10
 REQUEST_S: Final = 60.0
-# A request with a chunked body may have at most this many bytes of chunk extensions and trailers.
+# If the body of a request is chunked, its chunk extensions and trailers may have at most this many bytes together.
 FRAMING_BYTES_MAX: Final = 32 << 10
-# This many bytes of each chunk do not count as framing: 16 digits for the chunk's size, and two line ends.
+# FRAMING_BYTES_MAX leaves out 20 bytes for each chunk: up to 16 digits for the chunk's size, and two line ends.
 _CHUNK_BYTES: Final = 20
-# While this many requests of a connection wait for the answer to an earlier one, further requests are dropped.
+# If 32 requests of a connection wait for the answer to an earlier request, the server drops all later requests.
 PIPELINED_MAX: Final = 32
 WEBSOCKET_TEXT_BYTES_MAX: Final = 64 << 10  # longer WebSocket messages are refused; a tunnel's client sends short ones
-# A client that reads fewer bytes than this of a waiting answer in `request_s` seconds is disconnected.
+# If a client reads less than 64 KiB of an answer within the server's `request_s` seconds, it is disconnected.
 _READ_BYTES_MIN: Final = 64 << 10
 _TICKS_PER_S: Final = 10  # uvicorn counts ten ticks a second
-_LOOK_TICKS: Final = 20  # the server looks for slow and idle clients every 20 ticks of uvicorn (100 ms each)
+_LOOK_TICKS: Final = 20  # every 20 ticks of uvicorn (2 s), the server looks for slow and idle clients
 
-# uvicorn logs lines that begin with these texts if a client breaks the protocol, does not read, or is refused.
+# If a client breaks the protocol, does not read or is refused, uvicorn logs a line that begins with one of these texts.
 # Everput drops log lines of uvicorn that begin with these texts, because any client can cause thousands of such lines.
 _CLIENTS_FAULTS: Final = (
     # uvicorn logs this text if an answer was cut off, or if a WebSocket was refused
@@ -64,12 +64,15 @@ class _Config(DirectConfig):
 
 
 class Server(uvicorn.Server):
-    """An HTTP server with bounds. Await `serve(sockets=[…])`, and set `should_exit` to end it.
+    """An HTTP server that limits what a client may do. Await `serve(sockets=[…])` to run the server. Set `should_exit`
+    to True to end it.
 
-    `accepts` is called once, when the server accepts requests. A client has `request_s` seconds to send a request, and
-    must read its answer at a minimum rate. A request for a host that is not in `hosts` is answered 421. With `clients`,
-    one client may have at most half of the `connections_max` connections. `direct_puts` answers small, valid puts that
-    need not wait, without the app.
+    `accepts` is called once, when the server begins to accept requests. A client must send a request within `request_s`
+    seconds, and must read its answer at a minimum rate. A request for a host that is not in `hosts` is answered 421. At
+    most `connections_max` connections may be open. If `clients` is given, one client may have at most half of that
+    number.
+
+    `direct_puts` answers usual puts (small, valid, and without a need to wait) without calling `app`.
     """
 
     config: _Config
@@ -118,7 +121,7 @@ class Server(uvicorn.Server):
 
     @property
     def should_exit(self) -> bool:
-        """Whether the server must end. After this property is set to True, running requests get FINISH_S seconds."""
+        """Whether the server must end. Once it is set to True, running requests have FINISH_S seconds to finish."""
         return self._exits.is_set()
 
     @should_exit.setter
@@ -131,8 +134,8 @@ class Server(uvicorn.Server):
         self._accepts()
 
     async def main_loop(self) -> None:
-        """Call `on_tick` once a second, or every `look_ticks` tenths of a second if that is more often. uvicorn's own
-        loop calls `on_tick` ten times a second.
+        """Call `on_tick` every `look_ticks` tenths of a second, but at least once a second. uvicorn's own loop calls
+        `on_tick` ten times a second.
         """
         counter, step = 0, min(self._look_ticks, _TICKS_PER_S)
         while not await self.on_tick(counter):
@@ -158,13 +161,13 @@ class Server(uvicorn.Server):
 
 
 class _Written(asyncio.Protocol):
-    """A connection that is aborted if its client reads too little of an answer. A normal close would wait for the
-    client.
+    """A connection that is aborted if its client reads too little of an answer. An abort is needed because a normal
+    close would wait until the client has read the answer.
     """
 
     transport: asyncio.Transport
     loop: asyncio.AbstractEventLoop
-    # The time since which the client has read too little of its answer; 0.0 if it has read enough.
+    # The loop time since which the client has read less than 64 KiB of a waiting answer. 0.0 if no answer waits.
     _unread_since = 0.0
     _unread_bytes = 0
 
@@ -173,7 +176,7 @@ class _Written(asyncio.Protocol):
         super().resume_writing()
 
     def drop_if_unread_since(self, before: float) -> None:
-        """Disconnect the client if it has read little or nothing of its answer since the time `before`."""
+        """Disconnect the client if it has read less than 64 KiB of a waiting answer since the loop time `before`."""
         left = self.transport.get_write_buffer_size()
         if not left or not self._unread_since or left <= self._unread_bytes - _READ_BYTES_MIN:
             self._unread_since = self.loop.time() if left else 0.0
@@ -183,8 +186,8 @@ class _Written(asyncio.Protocol):
 
 
 class _WebSocket(_Written, WebSocketsSansIOProtocol):
-    """A WebSocket that is aborted if its client sends data before the WebSocket is open. uvicorn's class would raise an
-    error.
+    """A WebSocket connection. If its client sends data before the WebSocket is open, the connection is aborted: in this
+    case, uvicorn's class would raise an error.
     """
 
     def keepalive_timeout(self) -> None:
@@ -200,10 +203,10 @@ class _WebSocket(_Written, WebSocketsSansIOProtocol):
 
 
 class _Lingering:
-    """A transport whose `close` waits until the client has sent its whole request.
+    """A transport with another close(), which closes the connection only after the client has sent its whole request.
 
-    An earlier close would reset the connection. After a reset, a client that is still sending would not see the answer
-    (RFC 9112, 9.6).
+    If the server closed the connection earlier, a client that is still sending would get a reset, and would not see the
+    answer (RFC 9112, 9.6).
     """
 
     def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
@@ -215,28 +218,28 @@ class _Lingering:
 
 
 class _Connection(_Written, DirectPutProtocol):
-    """The connection of a client, with bounds that uvicorn lacks, and with errors as problem details.
+    """The connection of a client, with limits that uvicorn lacks. Errors are answered with problem details.
 
-    The size of a head, the time of a request, and the framing of a chunked body are bounded. Trailers are dropped.
-    While PIPELINED_MAX requests wait for their answers, further requests are dropped, and the last answer closes the
-    connection.
+    The size of a request's head, the time for sending a request, and the bytes of chunk extensions and trailers are
+    limited. Trailers are dropped. If PIPELINED_MAX requests wait for the answer to an earlier request, all later
+    requests are dropped, and the connection closes after the last answer.
     """
 
     config: _Config
-    # The time since which the server waits for a first request, or for the rest of a request. None if it does not wait.
+    # The loop time since which the server waits for the first request, or for the rest of a request. Otherwise None.
     _waiting_since: float | None = None
-    # The bytes of a head that came after the socket read in which the head began. During that read, it is negative.
+    # How many bytes of a head came after its first socket read. Negative while the first read is handled.
     _head_bytes = 0
     _read_bytes = 0  # bytes of the current socket read
-    # The bytes of chunk sizes, extensions and trailers that came after the socket read in which the head ended.
-    # In a chunked request, the content and 20 bytes (_CHUNK_BYTES) for each chunk do not count as framing.
-    # _framing_bytes can be negative: content that came with the end of the head is subtracted, but was never added.
+    # The bytes of chunk extensions and trailers that a request has sent since the socket read with the end of its head.
+    # To get _framing_bytes, add the bytes of each socket read, and subtract the content and 20 bytes for each chunk.
+    # Content in the same read as the end of the head is subtracted, too. So _framing_bytes can be negative.
     _framing_bytes = 0
     _client_name: str | None = None
-    _last_taken = False  # True if this connection accepts no more requests, and closes after the last answer
-    # True if the client has begun a request after the last one that is accepted. All further bytes are dropped.
+    _last_taken = False  # True once no more requests are accepted: the connection closes after the last answer
+    # True if the client has sent a request after the last one that is accepted. Then all further bytes are dropped.
     _deaf = False
-    # True if a request was answered before all of it had arrived. When all has arrived, the connection closes.
+    # True if a request was answered before it had arrived completely. After its arrival, the connection closes.
     _closing = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -260,15 +263,17 @@ class _Connection(_Written, DirectPutProtocol):
         self._release_client()
 
     def handle_websocket_upgrade(self) -> None:
-        """Hand the connection over to a WebSocket. If earlier requests are unanswered, or the request is no valid
-        WebSocket request, close the connection after the answers instead.
+        """Hand the connection over to a WebSocket. If earlier requests are unanswered, drop the WebSocket request
+        instead, and close the connection after the answers to the earlier requests.
 
-        uvicorn itself does not answer an invalid WebSocket request, and has no time limit before a WebSocket is open.
+        If the WebSocket request is not valid, answer 400. uvicorn would give no answer, and would leave the connection
+        open without a time limit.
         """
         if self.transport.is_closing():
             return
         if self.cycle is not None and not self.cycle.response_complete:
-            self._take_last()  # drop the WebSocket request, and close after the answers to earlier requests
+            # Close the connection after the answers to earlier requests, and drop the WebSocket request.
+            self._take_last()
             self._deaf = True
             return
         if not self._opens_websocket():
@@ -320,7 +325,7 @@ class _Connection(_Written, DirectPutProtocol):
     def on_headers_complete(self) -> None:
         self.in_head = False
         self._framing_bytes = -self._read_bytes
-        # A head that came in one socket read of at most HEAD_BYTES_MAX bytes can't be too large.
+        # If a head came in one socket read of at most HEAD_BYTES_MAX bytes, it can't be too large. Then skip the check.
         if self._read_bytes > HEAD_BYTES_MAX or self._head_bytes >= 0:
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if size > HEAD_BYTES_MAX:
@@ -340,7 +345,9 @@ class _Connection(_Written, DirectPutProtocol):
             self.cycle.transport = _Lingering(self.transport, self._close_when_received)  # type: ignore[assignment]
 
     def _close_when_received(self) -> None:
-        """Close the connection when the client has sent its whole request, or after the time limit for a request."""
+        """Close the connection when the client has sent its whole request. close_if_waiting_since() closes it earlier
+        if that takes longer than the time limit for a request.
+        """
         if self._waiting_since is None:
             self.transport.close()
         else:
@@ -395,8 +402,8 @@ class _Connection(_Written, DirectPutProtocol):
             super().on_message_complete()
 
     def close_if_waiting_since(self, before: float) -> None:
-        """Close the connection if it has waited for the rest of a request since the time `before`, or for longer.
-        Answer with an error first, unless the answer has begun.
+        """Close the connection if the server has waited for the first request, or for the rest of a request, since the
+        loop time `before` or longer. If a request has begun, but its answer has not, first answer 408.
         """
         if self._waiting_since is None or self._waiting_since > before or self.transport.is_closing():
             return
@@ -407,7 +414,9 @@ class _Connection(_Written, DirectPutProtocol):
             self._refuse(400, msg)
 
     def _refuse_unfinished(self, status: int, detail: str) -> None:
-        """Answer an incomplete request with an error, unless its answer has begun. Close the connection."""
+        """Close a connection whose request has not arrived completely. If the answer to the request has not begun,
+        first answer with an error.
+        """
         if self.in_head or (self.cycle is not None and not self.cycle.response_started):
             self._refuse(status, detail)
         else:
@@ -418,8 +427,8 @@ class _Connection(_Written, DirectPutProtocol):
         self._refuse(status, f"The request's line and headers may have at most {HEAD_BYTES_MAX} bytes.")
 
     def _refuse(self, status: int, detail: str, header: bytes = b"") -> None:
-        """Send an error as the answer, without the application, and close the connection. `header` is a further line of
-        the answer's head.
+        """Answer with an error instead of calling the application, and close the connection. `header` is one more
+        header line, with its CRLF.
         """
         answer = framework_problem(status, detail)
         lines = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode()), b"content-type: " + MEDIA_TYPE]

@@ -30,10 +30,10 @@ App = Callable[[MutableMapping[str, Any], Any, Any], Awaitable[None]]
 
 
 class StartupServer:
-    """The HTTP server of an API process. If the start of the process takes long, the server answers 503 until `open` is
-    called.
+    """The HTTP server of an API process. If the start of the process takes long, this server answers all requests with
+    503 until `open` is called.
 
-    Construct it in the running event loop. `close` ends it.
+    Construct it in the running event loop. Call `close` to end it.
     """
 
     def __init__(self, listening: socket.socket, *, connections_max: int, hosts: Hosts, clients: Clients) -> None:
@@ -54,9 +54,9 @@ class StartupServer:
         self._later = asyncio.get_running_loop().call_later(KAFKA_S, self._begin)
 
     def kafka_is_there(self) -> None:
-        """Record that Kafka answers. From now on, the answer 503 says that this process still reads the log.
+        """Record that Kafka answers. From now on, an answer 503 says that this process still reads the log.
 
-        If the server does not answer requests yet, it begins to do so after READING_S more seconds.
+        If the server accepts no connections yet, it begins to accept them READING_S seconds after this call.
         """
         self._why = ViewBehind("This server is starting and still reads the log. Nothing was stored; try again.")
         self._later.cancel()
@@ -65,10 +65,10 @@ class StartupServer:
     async def open(
         self, app: App, direct_puts: DirectPuts | None, *, before_end: Callable[[], None] = lambda: None
     ) -> None:
-        """Let the application and `direct_puts` answer all requests from now on. Before, all requests got 503, or the
-        server accepted no connections. Return when the server accepts connections.
+        """Let the application and `direct_puts` answer all requests from now on. Return when the server accepts
+        connections. Before this call, the server accepted no connections, or answered all requests with 503.
 
-        `close` calls `before_end` before it waits for running requests. `before_end` must end the requests that would
+        `close` calls `before_end`, and then waits for running requests. So `before_end` must end requests that would
         run for long.
         """
         self._app, self._before_end = app, before_end

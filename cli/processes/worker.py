@@ -110,7 +110,7 @@ def _alerts(
     stored: StoredBytes,
 ) -> AlertWatch:
     def disk() -> tuple[int, int]:
-        """Return the free bytes of the disk, and the number of free bytes below which the API refuses puts."""
+        """Return how many bytes are free on the disk of the data directory, and below how many the API refuses puts."""
         return shutil.disk_usage(options.data_dir).free, options.disk_free_bytes_min
 
     sources = Sources(

@@ -85,8 +85,8 @@ class SentRequest(Answer):
 
 
 class ListenerReply(Answer):
-    """The answer of a listener. In this answer, `…` replaces signatures. It also replaces values of the listener's own
-    `headers` that have at least four characters.
+    """The answer of a listener. `…` replaces all signatures in the answer, and each value of the listener's own
+    `headers` that has at least four characters.
     """
 
     headers: list[HeaderField]

@@ -9,7 +9,7 @@ from everput.answers.queues import AlertFields
 
 
 class BatchFields(Answer):
-    """The limits of a request that carries several messages."""
+    """The limits of a request that carries several messages to a listener."""
 
     max_messages: int
     """The most messages in a request."""
@@ -80,8 +80,9 @@ class NewListenerAnswer(Answer):
 
 
 class ListenerHealth(ListenerFields):
-    """A listener with its current health. An answer about a past time has no fields about the health. A list has none
-    while Kafka does not answer in time. A list has `lag` and `oldest_pending_at` only with `backlog=true`.
+    """A listener with its current health. If the request asks about a past time (`at`), the fields about the health are
+    missing. In a list of listeners, they are also missing while Kafka does not answer in time. A list has `lag` and
+    `oldest_pending_at` only with `backlog=true`.
     """
 
     health: str | UnsetType = UNSET
@@ -114,7 +115,9 @@ class ListenerHealth(ListenerFields):
 
 
 class ListenerNow(ListenerHealth):
-    """A listener with its current state. A request for a past time gets none of the fields about the state."""
+    """A listener with its current state and health. If the request asks about a past time (`at`), all fields about the
+    state and the health are missing.
+    """
 
     state: str | UnsetType = UNSET
     """`live`, `down` or `paused`. It does not say whether a live listener accepts what it is sent; `health` does."""
@@ -217,8 +220,8 @@ class OutstandingFields(Answer):
 
 
 class DeliveriesAnswer(Answer):
-    """A page of the deliveries to a listener that Everput keeps for later: scheduled, retrying or parked ones. Most
-    deliveries that have failed for less than a minute are not listed.
+    """A page of the scheduled, retrying and parked deliveries to a listener. Most deliveries that have failed for less
+    than a minute are not listed.
     """
 
     deliveries: list[OutstandingFields]

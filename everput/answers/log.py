@@ -10,8 +10,8 @@ from everput.answers.base import Answer
 
 
 class LogLine(Answer):
-    """A line of the log: an event with its position, or a cursor to continue from. A complete answer ends with a
-    cursor.
+    """A line of the log. The line has an event and its position, or a cursor from which another request can continue.
+    The last line of a complete answer has a cursor.
     """
 
     topic: str | UnsetType = UNSET
@@ -43,7 +43,7 @@ class ChangeFields(Answer):
 
 
 class ChangesEvent(Answer):
-    """The data of a server-sent event: what has changed since the event before it."""
+    """The data of a server-sent event: the changes in the organization since the previous event."""
 
     all: bool
     """True if the changes since the event before are unknown: assume that everything has changed. The first event says

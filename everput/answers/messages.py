@@ -41,7 +41,9 @@ class MessageFields(Named, kw_only=True):
 
 
 class ListedDelivery(Named):
-    """The delivery of a listed message to a listener. `id` and `name` are the listener's."""
+    """The delivery of a message to a listener, in a list of messages. The fields `id` and `name` are the listener's ID
+    and name.
+    """
 
     state: str
     """The state: `pending`, `scheduled`, `retrying`, `parked` or `delivered`; `unknown` if too many deliveries are
@@ -99,7 +101,9 @@ class AttemptFields(Answer):
 
 
 class DeliveryFields(Named):
-    """The delivery of a message to a listener. `id` and `name` are the listener's."""
+    """The delivery of a message to a listener, with its attempts. The fields `id` and `name` are the listener's ID and
+    name.
+    """
 
     state: str
     """The state: `pending`, `retrying`, `parked`, `delivered` or `cancelled`; `unknown` if too many messages were put
@@ -128,7 +132,9 @@ class MessageAnswer(Answer):
 
 
 class ChangedDelivery(Named):
-    """The delivery of a changed or deleted message to a listener. `id` and `name` are the listener's."""
+    """The delivery of a message to a listener when the message was changed or deleted. The fields `id` and `name` are
+    the listener's ID and name.
+    """
 
     state: str
     """`delivered` if the listener already had the message as it was before, `unknown` if that is not known. Otherwise
@@ -188,8 +194,8 @@ class BatchedMessage(Answer):
 
 
 class BatchReply(Answer):
-    """The body of a listener's 2xx answer to a batch. A 2xx answer without a body accepts all messages. Any other
-    status rejects all messages.
+    """The body of a listener's answer to a batch, if the answer's status is 2xx. A 2xx answer without a body accepts
+    all messages. An answer with any other status rejects all messages.
     """
 
     failed: list[str]

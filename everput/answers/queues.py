@@ -8,8 +8,9 @@ from everput.answers.base import Answer, Count, Links, Named, PageLinks, Time
 
 
 class AlertFields(Answer):
-    """The alert thresholds that are set for a listener, or for all listeners of a queue. The value 0 means that there
-    is no alert. If a listener has no threshold, the threshold of its queue applies, or else the default.
+    """The alert thresholds of a listener, or those of a queue for all its listeners. The value 0 turns an alert off. If
+    a listener has no threshold of its own, the threshold of its queue applies. If the queue has none, the default
+    applies.
     """
 
     lag_messages: int | UnsetType = UNSET
@@ -43,9 +44,9 @@ class QueueAnswer(Answer):
 
 
 class QueueHealth(QueueFields, kw_only=True):
-    """A queue with the health and the backlog of its listeners. A request with `health=true` gets `health`, `parked`
-    and `retrying`. A request with `backlog=true` gets `lag` and `oldest_pending_at`. The fields are missing while they
-    can't be read, and in an answer about a past time (`at`).
+    """A queue with the health and the backlog of its listeners. With `health=true`, it has the fields `health`,
+    `parked` and `retrying`. With `backlog=true`, it has the fields `lag` and `oldest_pending_at`. These fields are
+    missing while Everput can't read their values, and if the request asks about a past time (`at`).
     """
 
     health: dict[str, Count] | UnsetType = UNSET

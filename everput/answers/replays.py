@@ -62,8 +62,8 @@ class ReplayNow(ReplayFields):
 
 
 class ReplayBegun(ReplaySpan):
-    """A replay that was started or, for a dry run, only counted. The answer to a dry run has only the time range, the
-    choice and the count of messages, the rate limit, and `estimated_s`.
+    """A replay that was started. A request with `dry_run` starts no replay and only counts the messages: the answer
+    then has only `from`, `to`, `only`, `rate_per_s`, `count`, `count_is_exact` and `estimated_s`.
     """
 
     estimated_s: Annotated[float, Meta(ge=0)] | UnsetType = UNSET

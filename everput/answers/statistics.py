@@ -8,8 +8,8 @@ from everput.answers.base import Answer, Count, Named, PageLinks, Time
 
 
 class LatencyFields(Answer):
-    """The durations of deliveries. A duration begins when the message is put, or at its `deliver_at`, and ends when the
-    message is delivered.
+    """The durations of deliveries. A duration begins when the message is put or, if the message has a `deliver_at`, at
+    that time. It ends when the message is delivered.
     """
 
     mean_ms: float
