@@ -28,16 +28,18 @@ from broker.volume import StoredBytes
 class AccountLimits:
     """The rate limits on checks of passwords and on registrations. Each process counts on its own.
 
-    A field `*_at_once` is the largest burst. A field `*_per_s` is the rate per second after the burst.
+    A field `*_at_once` is the largest burst. A field `*_per_s` is the rate per second after the burst. Password checks
+    for one e-mail address, and those of all clients, have two limits of the same size. One counts requests that have a
+    session, or come from a browser that has signed in to the account before. The other counts all other requests.
     """
 
-    # The rate limit on password checks for one e-mail address. Sessions and known browsers have a second, equal limit.
+    # Password checks for one e-mail address.
     guesses_at_once: int = 10
     guesses_per_s: float = 0.1
-    # The rate limit on password checks of all clients together. Sessions and known browsers have a second, equal limit.
+    # Password checks of all clients together.
     all_guesses_at_once: int = 50
     all_guesses_per_s: float = 3.0
-    # The rate limit on sign-ins from one client's IPv4 address or IPv6 network. An account's known browsers are exempt.
+    # Sign-ins from one client's IPv4 address or IPv6 network, unless the person has signed in in this browser before.
     clients_guesses_at_once: int = 20
     clients_guesses_per_s: float = 0.5
     # Registrations from one client's network address.
@@ -46,9 +48,10 @@ class AccountLimits:
     # Registrations from all clients together.
     registrations_at_once: int = 20
     registrations_per_s: float = 1.0
-    # A process counts password checks and registrations by network. Every `recent_s` seconds, each count falls by one.
-    # For example, a network with the count 5 must leave 5 uses of each limit that all clients share.
-    # No network needs to leave more than half of a limit.
+    # Each process counts the recent password checks and registrations of each network.
+    # Every `recent_s` seconds, the count of each network falls by one.
+    # If a network's count is 5, its request is refused when fewer than 5 uses of a limit would stay free afterwards.
+    # If a network's count is more than half of a limit's burst, half of the burst must stay free.
     recent_s: float = 600.0
 
 
@@ -56,8 +59,8 @@ DEFAULT_LIMITS: Final = AccountLimits()
 
 
 class Accounts:
-    """Handlers for /v1/sessions, /v1/organizations and /v1/accounts, and for three paths below /v1/accounts:
-    `password`, `unlink` and `delete`.
+    """Handlers for /v1/sessions, /v1/organizations, /v1/accounts, /v1/accounts/password, /v1/accounts/unlink and
+    /v1/accounts/delete.
 
     `registration` says whether a person may register without an invitation.
     """
@@ -172,8 +175,9 @@ class Accounts:
         return {"account": _account_fields(self._account(session))}
 
     async def unlink(self, call: Call) -> Any:
-        """Unlink the account from the OpenID Connect provider, and end the account's other sessions. The person can
-        then sign in with the account's password. The next sign-in with the provider links the account again.
+        """Unlink the account from the OpenID Connect provider, and end all other sessions of the account. The person
+        can still sign in with the account's password. If the person signs in with the provider again, the account is
+        linked again.
         """
         session = await self._sessions.find(call.scope, call.headers)
         call.by_session(session)
@@ -184,8 +188,8 @@ class Accounts:
         return {"account": _account_fields(self._account(session))}
 
     async def delete(self, call: Call) -> Any:
-        """Delete the account. If an organization would then have no owner who can sign in, the request is refused,
-        unless its body sets `even_if_last`. The answer lists the organizations that now have no such owner.
+        """Delete the account. If it is the last owner of an organization who can sign in, refuse the request, unless
+        its body sets `even_if_last`. The answer lists the organizations that now have no owner who can sign in.
         """
         session = await self._sessions.find(call.scope, call.headers)
         call.by_session(session)
@@ -206,7 +210,9 @@ class Accounts:
         return {"session": _session_fields(session), "account": _account_fields(self._account(session))}
 
     async def end_session(self, call: Call) -> Any:
-        """End the sessions that the parameter `which` selects: `this` one, the account's `others`, or `all`."""
+        """End the sessions that the parameter `which` selects: the session of this request (`this`), all other sessions
+        of its account (`others`), or all sessions of its account (`all`).
+        """
         session = await self._sessions.find(call.scope, call.headers)
         which = call.query().get("which", "this")
         if which not in ("this", "others", "all"):
@@ -253,11 +259,12 @@ class Accounts:
         return {"organizations": [self._membership_fields(one, session.account_id) for one in found]}
 
     def _guess(self, call: Call, email: str, *, known: bool) -> None:
-        """Count one check of a password against the rate limits. Raises TooManyRequests if a limit is exceeded.
+        """Count one check of a password against the rate limits. If a limit is exceeded, raise TooManyRequests, and
+        count the check for none of the limits.
 
-        `known` says that the request has a session, or a cookie that proves an earlier sign-in to this account. Checks
-        with `known` have limits of their own, so that strangers can't lock the account's owner out. A check that one
-        limit refuses is not counted for the other limits.
+        `known` says that the request has a session, or a cookie that proves an earlier sign-in to this account.
+        Requests with `known` have limits of their own. So strangers who guess passwords can't lock the account's owner
+        out.
         """
         network = self._clients.network(call.scope)
         recent = self._recent.count(network)

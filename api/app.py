@@ -347,7 +347,7 @@ def make_app(
         ),
         Route(OIDC_PATH, oidc.finish, methods=["GET"]),
     ]
-    # The path `/v1/queues/` is unknown, unlike `/v1/queues`: a client gets 404, not a redirect.
+    # Answer 404 to a path with a slash at its end, such as `/v1/queues/`. Starlette would redirect it to `/v1/queues`.
     app.router.redirect_slashes = False
     app.router.default = elsewhere
     app.state.requests = service.requests
@@ -400,8 +400,8 @@ class _App(Starlette):
 
 
 class _Elsewhere:
-    """The ASGI application for requests that no handler of the API gets. It answers 404 for unknown paths. It turns
-    errors outside of the handlers into problem details (RFC 9457).
+    """The ASGI application for requests that are not for a handler of the API. It answers 404 to a request with an
+    unknown path. It turns errors outside of the handlers into problem details (RFC 9457).
     """
 
     def __init__(self, service: Service) -> None:

@@ -26,16 +26,17 @@ from broker.ports import ControlLog, DirectoryView
 
 log = logging.getLogger(__name__)
 
-# A request with a session names its organization in this header if the path, such as `/v1/queues`, does not.
+# If a path such as `/v1/queues` names no organization, a request with a session names the organization here.
 ORGANIZATION: Final = b"everput-organization"
 COOKIE: Final = "everput_session"
 # Browsers accept a cookie named `__Host-…` only over TLS and for the host that sets it, so no other host can set it.
 COOKIE_HTTPS: Final = f"__Host-{COOKIE}"
 _REMEMBERED_MAX: Final = 10_000
 _USE_NOTED_S: Final = 3600
-_WINDOW_S: Final = 10  # A burst may have as many requests as the rate allows in this many seconds, but at least 1.
+# If a rate limit permits n requests a second, its largest burst is n times this number of requests, but at least 1.
+_WINDOW_S: Final = 10
 _BEARER: Final = "bearer "
-# The rate limit on an account's requests that need a session, but no header `Everput-Organization`.
+# The rate limit on one account's requests with a session, for operations that need no `Everput-Organization` header.
 _SESSION_CALLS_AT_ONCE: Final = 60
 _SESSION_CALLS_PER_S: Final = 1.0
 
@@ -43,9 +44,9 @@ _SESSION_CALLS_PER_S: Final = 1.0
 class ApiKeys:
     """The look-up of API keys by the text that a client sends.
 
-    It caches the hashes of keys. It does not cache whether a key is valid. So a key is refused as soon as this process
-    has read from the log that the key was revoked. `limit` is the rate limit on each organization's requests with API
-    keys; None means no limit.
+    It caches the hashes of keys, but not whether a key is valid. So this process refuses a revoked key as soon as it
+    has read from the log that the key was revoked. `limit` is the rate limit on the requests that each organization
+    makes with API keys; None means no limit.
     """
 
     limit: Limit | None = None
@@ -103,9 +104,9 @@ class ApiKeys:
         return api_key
 
     def _used(self, api_key: ApiKey, text: bytes, request_id: bytes) -> None:
-        """Record in the log that an API key was used, unless its use was recorded within the last half hour. Only keys
-        that are not in the cache get here. So drop the key from the cache in an hour, so that its next use can be
-        recorded.
+        """Record in the log that an API key was used, unless its last recorded use is less than half an hour ago. This
+        method is called when a key comes into the cache. After an hour, it removes the key from the cache, so that the
+        key's next use calls this method again.
         """
         asyncio.get_running_loop().call_later(_USE_NOTED_S, self._hashes.pop, text, None)
         at_ms = now_ms()
@@ -124,13 +125,13 @@ class ApiKeys:
         )
         try:
             await self._control.append(event)
-        # Do not repeat an event `key.used` that was not stored. The key's next use after an hour sends a new event.
+        # If the event `key.used` was not stored, do not repeat it. The key's next use after an hour sends a new event.
         except BrokerError as error:
             log.warning("key.use_not_noted key=%s error=%s", api_key.id, error)
 
 
 class LimitedApiKeys(ApiKeys):
-    """The look-up of API keys with a rate limit for each organization, counted in this process."""
+    """The look-up of API keys with a rate limit for each organization. Each process counts on its own."""
 
     def __init__(self, view: DirectoryView, control: ControlLog, *, requests_per_s: float) -> None:
         super().__init__(view, control)
@@ -164,10 +165,12 @@ def check_scope(api_key: ApiKey, scope: str) -> None:
 
 
 def check_queue(api_key: ApiKey, queue_id: str | None, *, narrows: bool) -> None:
-    """Check that an API key may be used for this path. A key for all queues may be used for every path. A key that is
-    restricted to some queues may be used for the paths of these queues. Raises NotFound for the path of another queue.
-    Raises Forbidden if the path names no queue (`queue_id` is None). `narrows` says that the handler shows a restricted
-    key only the key's queues. A path without a queue is then permitted.
+    """Check that an API key may be used for this path. A key for all queues may be used for every path. If the key is
+    restricted to some queues, the path of another queue raises NotFound, and a path without a queue (`queue_id` is
+    None) raises Forbidden.
+
+    With `narrows`, a path without a queue is permitted, because its handler shows a restricted key only the key's
+    queues.
     """
     if api_key.queue_ids is None:
         return
@@ -185,15 +188,15 @@ class Token(NamedTuple):
     """A session's token, as a request holds it."""
 
     text: str
-    # True if the token came in a cookie. Browsers send cookies also with requests that another site's page makes.
+    # True if the token came in a cookie. A browser also sends the cookie with requests that another site's page makes.
     by_cookie: bool
 
 
 class Sessions:
     """The look-up of sessions by their tokens, and the cookies that hold the tokens.
 
-    `public_url` is the URL that browsers use. It decides whether cookies need https, and which origin is the server's
-    own. If `public_url` is None, the scheme and the header `Host` of each request decide.
+    `public_url` is the URL that browsers use. It says whether cookies need https, and from which origin this server's
+    own pages come. If `public_url` is None, the scheme and the header `Host` of each request say so.
     """
 
     def __init__(self, view: DirectoryView, public_url: str | None) -> None:
@@ -226,7 +229,7 @@ class Sessions:
                 "This request holds no token of a session. Sign in, and send the token in the header Authorization, "
                 "as `Bearer evs_…`."
             )
-        # Check WebSockets, too: a page of another origin may open one, and the browser may send the session's cookie.
+        # Check a WebSocket, too: another site's page may open it, and the browser may add the session's cookie.
         if token.by_cookie and scope.get("method") not in ("GET", "HEAD") and not self.same_origin(scope):
             raise Forbidden(
                 "This request has a session's cookie, but was not sent by this server's own pages. Open the console at "
@@ -235,7 +238,7 @@ class Sessions:
         session = None
         if is_key(token.text, prefix=SESSION_PREFIX):
             sha256 = key_sha256(token.text)
-            # Another process may just have started or ended this session. So read `control` to its end first.
+            # Another process may have started or ended this session just now. So read `control` to its end first.
             await self._view.caught_up()
             session = self._view.state.accounts.sessions_by_sha256.get(sha256)
         if session is None or session.expires_at_ms <= now_ms():
@@ -298,10 +301,10 @@ def cookie(text: str, name: str) -> str | None:
 
 
 class Members:
-    """The look-up of the member of an organization who sends a request with a session instead of an API key.
+    """The look-up of the organization's member who sends a request with a session.
 
-    `requests_per_s` limits the requests of all members of an organization together, in this process. None means no
-    limit.
+    `requests_per_s` is the rate limit on the requests of all members of one organization together, counted in this
+    process. None means no limit.
     """
 
     def __init__(self, view: DirectoryView, sessions: Sessions, *, requests_per_s: float | None) -> None:
@@ -313,15 +316,17 @@ class Members:
             self._limit = _requests("members", requests_per_s, refusal=refusal)
 
     async def find(self, scope: Scope, headers: Headers) -> tuple[Session, str]:
-        """Return the session, and the id of the organization that the header `Everput-Organization` names.
+        """Return the session of the request, and the id of the organization that its header `Everput-Organization`
+        names.
 
-        Raises NoSession or Forbidden as Sessions.look_up does, TooManyRequests beyond the rate limit, and NotFound if
-        the account is no member of the organization.
+        Raises NoSession if the request holds no valid token. Raises Forbidden if a cookie holds the token, and a page
+        of another site may have sent the request. Raises TooManyRequests beyond the rate limit, and NotFound if the
+        account is no member of the organization.
         """
         session = await self._sessions.look_up(scope)
         organization_id = dict(scope["headers"])[ORGANIZATION].decode("latin-1")
         is_member = self._view.state.is_member(organization_id, session.account_id)
-        # Count a non-member's request against the account's limit: others must not use up the organization's limit.
+        # Count a non-member's request under the account's id, so that strangers can't use up the organization's limit.
         if self._limit is not None:
             self._limit.take(headers, organization_id if is_member else session.account_id)
         if not is_member:

@@ -17,15 +17,17 @@ BYTES_MAX: Final = 256 << 20
 
 
 class TooMuchUnderWay(Unavailable):
-    """Unfinished requests use all of this server's memory for request bodies, or your share of it. Try again later."""
+    """Unfinished request bodies use all memory that this process has for them, or as much of it as one tenant may use.
+    Try again later.
+    """
 
     code = "busy"
 
 
 class Bodies:
-    """The memory that unfinished request bodies may use in one process. The bodies of one tenant may use at most as
-    many bytes as stay free for all other tenants. If the others use none, this is half of the memory. A part of a body
-    that would exceed this limit is refused.
+    """The memory that unfinished request bodies may use in one process. The bodies of one tenant may use half of the
+    memory that the bodies of other tenants leave. For example, if the process has 256 MiB and the other tenants use 56
+    MiB, a tenant may use 100 MiB. If a part of a body would exceed this limit, the part is refused.
     """
 
     def __init__(self, bytes_max: int = BYTES_MAX) -> None:
@@ -34,11 +36,11 @@ class Bodies:
 
     @contextmanager
     def arriving(self, tenant: str = "") -> Iterator[Callable[[int], None]]:
-        """Reserve memory for a body inside the `with` block. The block passes the size of each arriving part to the
-        yielded function.
+        """Count the memory of one arriving body inside the `with` block. The block passes the size of each arriving
+        part to the yielded function.
 
-        That function raises TooMuchUnderWay if the tenant's bodies would use more bytes than would then stay free.
-        `tenant` is empty for a request without an organization.
+        That function raises TooMuchUnderWay if the tenant's bodies would use more than half of the memory that the
+        bodies of other tenants leave. `tenant` is empty for a request without an organization.
         """
         held = 0
 

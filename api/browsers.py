@@ -18,15 +18,17 @@ from starlette.types import Scope
 from api.auth import cookie
 
 NAME: Final = "everput_browser"
-NAME_HTTPS: Final = f"__Host-{NAME}"  # browsers accept a cookie named `__Host-…` only over TLS
+NAME_HTTPS: Final = f"__Host-{NAME}"  # Because of `__Host-`, browsers accept this cookie only over TLS.
 KNOWN_S: Final = 365 * 86_400
 _RANDOM_BYTES: Final = 16
 _TEXT_CHARS_MAX: Final = 200
 
 
 class Browsers:
-    """The signed cookies by which an account knows a browser: the newest sign-in in this browser was to this account.
-    The first of `keys` signs new cookies. A cookie that any of `keys` has signed is valid.
+    """The signed cookies by which Everput recognizes a browser in which somebody has signed in to an account. A browser
+    has only one such cookie, for the account of the newest sign-in.
+
+    The first of `keys` signs new cookies. A cookie is valid if any of `keys` has signed it.
     """
 
     def __init__(self, keys: Sequence[bytes], *, known_s: int = KNOWN_S) -> None:

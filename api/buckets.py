@@ -15,17 +15,18 @@ NAMES_MAX: Final = 10_000
 class Allowance(NamedTuple):
     """The remaining part of one rate limit."""
 
-    # The number of requests (or bytes, if bytes are limited) that the rate limit still permits now.
+    # The number of requests that the rate limit still permits now; the number of bytes if the limit counts bytes.
     left: int
-    # Seconds until the rate limit permits a full burst again, if no further request comes.
+    # After this many seconds without a further request, the rate limit permits a full burst again.
     full_in_s: float
-    # Seconds until the rate limit permits the request; 0 if that is now. Meaningless if the request exceeds a burst.
+    # The seconds until the rate limit permits the request, or 0 if the limit permits it now.
+    # If a request is larger than a full burst, the limit never permits it, and `wait_s` has no meaning.
     wait_s: float
 
 
 class Buckets:
-    """A set of rate limits, one for each name, such as a client's address. Every name has the same limit. The generic
-    cell rate algorithm counts the uses, and keeps one number for each name.
+    """A set of rate limits of the same size and rate. Each name, such as a client's address, has its own limit. The
+    generic cell rate algorithm counts the uses: for each name, it stores only one number.
     """
 
     def __init__(self, size: int, *, per_s: float) -> None:
@@ -43,7 +44,7 @@ class Buckets:
         return Allowance(math.floor(self.size - full_in_s * self.per_s + 1e-9), full_in_s, 0.0)
 
     def taken(self, name: str, at_s: float) -> int:
-        """Return how many uses of the name still count against its rate limit. The number falls as time passes."""
+        """Return how many earlier uses of the name still count against its rate limit. The number falls with time."""
         return math.ceil(max(0.0, self._full_at_s.get(name, 0.0) - at_s) * self.per_s - 1e-9)
 
     def __len__(self) -> int:
@@ -63,8 +64,9 @@ class Buckets:
         return allowance
 
     def _forget(self, at_s: float) -> None:
-        """Forget the names whose earlier uses do not count any more. If more than NAMES_MAX / 2 names remain, keep only
-        the NAMES_MAX / 2 names with the most uses. So a client can't escape its limit by using many other names.
+        """Forget all names without uses that still count. If more than NAMES_MAX / 2 names remain, keep only the
+        NAMES_MAX / 2 names with the most uses. So if a client has used up its limit, it can't make this process forget
+        that by requests under many other names.
         """
         kept = [(full_at_s, name) for name, full_at_s in self._full_at_s.items() if full_at_s > at_s]
         if len(kept) > NAMES_MAX // 2:

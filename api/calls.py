@@ -52,12 +52,12 @@ _JSON: Final = b"application/json"
 _QUERY_FIELDS_MAX: Final = 100
 _LENGTH_DIGITS_MAX: Final = 19  # digits of the header Content-Length
 _READS: Final = ("GET", "HEAD")
-# No cache may store an answer without an entity tag. It could return the answer to a client with another API key.
+# This header forbids caches to store the answer: a cache could return it to a client with another API key.
 _NOT_STORED: Final = (b"cache-control", b"no-store")
-# The client may keep an answer with an entity tag. Before each use, it must ask whether the answer has changed.
+# The client's own cache may store the answer, but must ask this server before each use whether it has changed.
 _ASKED_AGAIN: Final = (b"cache-control", b"private, no-cache")
 SMALL_BYTES_MAX: Final = 16 << 10
-# A request id that may be an API key or a session's token is replaced, because request ids are logged and stored.
+# If a client's request id may contain a secret, it is replaced, because request ids are logged and stored.
 # This regular expression takes linear time on any input, because it searches for one of two fixed words.
 _SECRET = re.compile(rf"{PREFIX}|{SESSION_PREFIX}".encode())
 # This regular expression takes linear time on any input, because it repeats one set of characters, at most 128 times.
@@ -75,7 +75,7 @@ class Service(NamedTuple):
     keys: ApiKeys
     members: Members
     view: DirectoryView
-    # The base URL of the links in answers. If it is None, links use the request's scheme and header Host.
+    # Links in answers begin with this URL. If None, links begin with the scheme and the header Host of the request.
     public_url: str | None
     body_bytes_max: int
     bodies: Bodies
@@ -134,11 +134,11 @@ class Call:
         return str(self.request_id, "ascii")
 
     async def admit(self, scope: str, *, narrows: bool = False) -> None:
-        """Authenticate the request by its API key or by its session, and require that the key or the member's role has
-        a scope.
+        """Authenticate the request by its API key, or by its session and the header `Everput-Organization`. Require
+        that the key, or the member's role in the organization, has the scope.
 
-        A request with a session names the organization in the header `Everput-Organization`. Raises what
-        `admit_api_key` and Members.find raise.
+        Raises Unauthenticated, NoSession, TooManyRequests, Forbidden or NotFound if the request is not permitted.
+        `narrows` is explained in admit_api_key().
         """
         if not self.api_key_text and ORGANIZATION in self.sent:
             self.by_member(*await self._service.members.find(self.scope, self.headers))
@@ -147,11 +147,12 @@ class Call:
             await self.admit_api_key(scope, narrows=narrows)
 
     async def admit_api_key(self, scope: str, *, narrows: bool = False) -> ApiKey:
-        """Authenticate the request by its API key, and require a scope. Return the key.
+        """Authenticate the request by its API key, require that the key has the scope, and return the key.
 
-        Raises Unauthenticated, TooManyRequests, Forbidden without the scope, or NotFound if the key is restricted to
-        other queues. `narrows` says that the handler shows a restricted key only the key's queues. Without `narrows`, a
-        path without a queue is forbidden to such a key.
+        Raises Unauthenticated without a valid key, TooManyRequests beyond the rate limit, and Forbidden if the key
+        lacks the scope. If the key is restricted to some queues, raises NotFound for the path of another queue, and
+        Forbidden for a path without a queue. With `narrows`, a path without a queue is permitted, because its handler
+        shows a restricted key only the key's queues.
         """
         api_key = await self._service.keys.find(self.api_key_text, self.headers, self.request_id)
         check_scope(api_key, scope)
@@ -185,8 +186,8 @@ class Call:
         return self._service.view.state.scopes_of(self.organization_id, self.session.account_id)
 
     def need(self, scope: str) -> None:
-        """Raise Forbidden unless the API key or the member's role has this scope. check_still_in() repeats the check of
-        a role, because the role may change.
+        """Raise Forbidden unless the API key or the member's role has this scope. A member's role may change while the
+        request is handled, so check_still_in() checks the role again.
         """
         self._scopes_needed += (scope,)
         if self.api_key is not None:
@@ -221,7 +222,9 @@ class Call:
                 self.need(scope)
 
     def context(self) -> Context:
-        """Return the context of a command: the organization, the requester, the request id and the time."""
+        """Return the context of a command: the organization's id, the sender of the request (`actor`), the request id
+        and the current time.
+        """
         return Context(
             organization_id=self.organization_id,
             actor=self.actor,
@@ -272,10 +275,11 @@ class Call:
         return links
 
     async def json(self, shape: type[T], *, times_bytes_max: int = 1, small: bool = False) -> T:
-        """Read the request's JSON body into this class. The body may be `times_bytes_max` times as large as usual, or
-        at most 16 KiB with `small`.
+        """Read the request's JSON body into an object of the class `shape`. The body may be `times_bytes_max` times as
+        large as usual. With `small`, it may have at most 16 KiB.
 
-        Raises NotJson, TooLarge, Malformed, Refused, TooMuchUnderWay or Disconnected, and what check_still_in() raises.
+        Raises NotJson, TooLarge, Malformed, Refused, TooMuchUnderWay or Disconnected if the body can't be used. Raises
+        Unauthenticated, NoSession, NotFound or Forbidden if the sender has lost its rights while the body arrived.
         """
         self._check_json()
         limit = self._service.body_bytes_max * times_bytes_max
@@ -345,8 +349,8 @@ class Call:
         return bytes(body)
 
     def when_received(self, act: Callable[[int], None]) -> None:
-        """Register the function `act`. It is called with the body's size in bytes when a handler has read the whole
-        body. If `act` raises an error, the request is refused.
+        """Register the function `act`. When a handler has read the whole body, `act` is called with the body's size in
+        bytes. If `act` raises an error, the request is refused.
         """
         receive, size = self._receive, 0
 
@@ -371,17 +375,18 @@ class Method(NamedTuple):
     """
 
     handler: Handler
-    # The scope that the API key or the member's role must have. None: the handler checks the request itself, if needed.
+    # The scope that the API key or the member's role must have. If None, the handler itself checks the request.
     scope: str | None
-    # True if a key for only some queues may use a path without a queue. The handler must show only the key's queues.
+    # True if an API key that is restricted to some queues may use this path, although the path names no queue.
+    # If `narrows` is true, the handler must show a restricted API key only the key's queues.
     narrows: bool = False
 
 
 class Resource:
-    """An ASGI application for one path of the API.
+    """The ASGI application for one path of the API.
 
-    It calls the handler for the HTTP method and sends the answer. It adds OPTIONS to the given methods, and HEAD if GET
-    is given. It refuses query parameters that `parameters` does not list for the method.
+    It calls the handler for the HTTP method, and sends the answer. It also answers OPTIONS, and HEAD if there is a
+    handler for GET. It refuses a query parameter that `parameters` does not list for the method.
     """
 
     def __init__(
@@ -467,8 +472,8 @@ async def answer_problem(
 def logged_problem(
     error: BaseException, request_id: bytes, path: str, more: Sequence[tuple[bytes, bytes]] = ()
 ) -> Problem:
-    """Return the HTTP answer to an error. Its headers include `more`, but not those that whole_headers() adds. Log the
-    error if the status is 500 or 503.
+    """Return the HTTP answer to an error. Its headers include `more`, but not yet the content type, the content length
+    and the request id. Log the error if the status is 500 or 503.
     """
     status, headers, body = problem(error)
     headers += [*more, _NOT_STORED]

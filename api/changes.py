@@ -16,17 +16,18 @@ from api.problems import Headers
 from broker.volume import StoredBytes
 
 _MINUTE_S: Final = 60
-# For the limit on stored bytes, a change counts as its body plus this many bytes for the rest of its Kafka record.
+# A change adds to the tenant's stored bytes: its body, and this many bytes for the rest of its Kafka record.
 _EVENT_BYTES: Final = 1 << 10
-# For the rate limit, a change counts as 1, plus 1 for each whole 4 KiB of its body, but never as more than a burst.
+# For the rate limit, a change counts as 1, plus 1 for each whole 4 KiB of its body.
+# If a change would count as more than a full burst, it counts as a full burst. Otherwise, it could never be permitted.
 _BODY_BYTES: Final = 4 << 10
 
 
 class Changes:
-    """The limits on the changes that an organization makes, such as a new queue, a listener's update or a replay.
-    Deleting, pausing and changes of messages are not counted here. Each process has counts of its own.
+    """The limits on the changes that an organization makes, such as to create a queue, to update a listener or to start
+    a replay. Deleting, pausing, and changes of messages do not count. Each process counts on its own.
 
-    `per_min` is the rate limit for each organization, with a burst of one minute's worth. None means no rate limit.
+    Each organization may make `per_min` changes a minute, also in a single burst. None means no rate limit.
     """
 
     def __init__(self, per_min: int | None, stored: StoredBytes) -> None:
@@ -59,9 +60,9 @@ class Changes:
         return counted
 
     def take_more(self, organization_id: str, body_bytes: int) -> None:
-        """Count the body of a change after the body has arrived. Its size was unknown when `take` counted the change.
-        Raises TooManyRequests beyond the rate limit, and StorageFull if the tenant's stored bytes are at least 10 %
-        above their limit.
+        """Count the body of a change after it has arrived, because its size was unknown before. `take` has already
+        counted the change without its body. Raises TooManyRequests beyond the rate limit, and StorageFull if the
+        tenant's stored bytes are at least 10 % above their limit.
         """
         if self._limit is not None and body_bytes >= _BODY_BYTES:
             self._limit.take([], organization_id, min(body_bytes // _BODY_BYTES, self._limit.size))

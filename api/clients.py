@@ -28,11 +28,11 @@ _FORWARDED: Final = b"forwarded"
 
 
 class Clients:
-    """The network addresses of clients. Rate limits count by these addresses.
+    """The network addresses of clients, by which rate limits count.
 
-    Header fields such as `X-Forwarded-For` are believed only if a proxy in the networks `trusted` sends them.
-    `behind_proxy` says that clients connect through a proxy. If `trusted` is empty then, the addresses of all clients
-    are unknown.
+    The headers `X-Forwarded-For` and `Forwarded` are believed only if a proxy in the networks `trusted` sends them.
+    `behind_proxy` says that clients connect through a proxy. If they do, but `trusted` is empty, the addresses of all
+    clients are unknown.
     """
 
     def __init__(self, trusted: Sequence[Network] = (), *, behind_proxy: bool = False) -> None:
@@ -41,9 +41,8 @@ class Clients:
 
     def name(self, scope: Scope) -> str | None:
         """Return the client's IPv4 address or its IPv6 network (/64). Return None if the client's address is unknown.
-
-        A loopback address that is no trusted proxy counts as unknown, because it may be a proxy or any user of this
-        machine.
+        If the other end of the connection has a loopback address and is no trusted proxy, the client is unknown: it may
+        be a proxy or any user of this machine.
         """
         address = self._address(scope)
         return None if address is None else _name(address)
@@ -80,8 +79,8 @@ class Clients:
         return found
 
     def peer(self, host: str) -> str | None:
-        """Return the IPv4 address or the IPv6 network (/64) of the client at the other end of a connection. Return None
-        if the other end may be a proxy, or if `host` is no IP address.
+        """Return the IPv4 address, or the IPv6 network (/64), of the client at the other end of a connection. `host` is
+        the address of that end. Return None if it may be the address of a proxy, or if it is no IP address.
         """
         address = parse_address(host)
         if address is None or self._unknown or address.is_loopback or self._is_trusted(address):
@@ -102,8 +101,8 @@ def _hops(scope: Scope) -> Iterator[str]:
     """Yield the addresses in a request's header `X-Forwarded-For` or `Forwarded`, from the last to the first. The
     nearest proxy has added the last one.
 
-    If a request has both `Forwarded` and `X-Forwarded-For`, the client may have forged one of the two headers. So
-    neither header is believed, and the proxy counts as the client.
+    If a request has both headers, the client may have forged one of them. Then yield no address: the caller takes the
+    proxy's address as the client's.
     """
     of: dict[bytes, list[bytes]] = {_X_FORWARDED_FOR: [], _FORWARDED: []}
     for name, value in scope["headers"]:

@@ -22,8 +22,8 @@ _FOLDER: Final = Path(__file__).parent / "console_files"
 # In this folder, each JavaScript library has a folder with its license and the checksums of its unchanged files.
 _VENDORED: Final = Path(__file__).parent / "vendored"
 _PAGE: Final = "index.html"
-# The console replaces these placeholders in the samples by the server's URL, a new API key and the queue's id.
-_SERVER: Final = "https://[server]"  # the brackets make shlex.quote() put quotes around the URL in samples for curl
+# The console replaces these placeholders in code samples by the server's URL, a new API key and the queue's id.
+_SERVER: Final = "https://[server]"  # The brackets make shlex.quote() put the URL of curl samples in quotes.
 _KEY: Final = "API_KEY"
 _QUEUE_ID: Final = "QUEUE_ID"
 
@@ -57,8 +57,8 @@ def console_files() -> list[Path]:
 
 
 def _samples() -> bytes:
-    """Return JSON with code samples that put a message, and the three placeholders that the console replaces in the
-    samples.
+    """Return JSON with code samples for the put of a message. Also return the three placeholders in the samples, which
+    the console replaces.
     """
     url = f"{_SERVER}/v1/queues/{_QUEUE_ID}/messages"
     made = samples("PUT", url, [("X-API-KEY", _KEY)], {"data": "Hello, Everput"})

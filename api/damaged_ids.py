@@ -43,8 +43,8 @@ class DamagedIds:
         self._nonce_key = sealer.derived_keys(_NONCE_PURPOSE)[0]
 
     def shown(self, message_id: str, organization_id: str) -> str:
-        """Return a message's id as its organization sees it. An id that stands for a range of damaged messages contains
-        Kafka offsets, so this function encrypts it. Any other id is returned unchanged.
+        """Return a message's id as clients of its organization see it. If the id stands for a range of damaged
+        messages, return it encrypted, because it contains Kafka offsets. Return any other id unchanged.
         """
         where = parse_damaged_id(message_id)
         if where is None:

@@ -75,9 +75,9 @@ class OutstandingDeliveries:
         """Retry the listener's parked and retrying deliveries now. If the request's body names messages, retry only the
         deliveries of these messages.
 
-        The answer has the number of these deliveries. If the body names no messages, retries that wait in a worker's
-        memory are not counted. A named message without a parked or retrying delivery is left out of the stored event,
-        because every process keeps the event's ids in memory.
+        The answer has the number of deliveries to retry. If the body names no messages, the number leaves out retries
+        that wait in a worker's memory. If a named message has no parked or retrying delivery, the stored event leaves
+        it out, because every process keeps the event's message ids in memory.
         """
         body = await call.json_or_nothing(RedriveBody)
         named = list[str]()
@@ -98,10 +98,11 @@ class OutstandingDeliveries:
 
     async def _to_retry(self, listener: Listener, named: Sequence[str]) -> Sequence[str]:
         """Return the named message ids whose delivery to the listener is retrying or parked, each of them once."""
-        # Read the committed offsets first. If a delivery moves to `outstanding` meanwhile, the second read finds it.
+        # Read the committed offsets first, and the topic `outstanding` second.
+        # If a delivery moves to `outstanding` between these two reads, the second read finds it.
         in_memory = await self._retried_from_memory(listener, named)
         found = await self._outstanding.those(listener, named)
-        times: dict[tuple[int, int], set[str]] = defaultdict(set)  # message ids, by their partition and time
+        times: dict[tuple[int, int], set[str]] = defaultdict(set)  # message ids by partition and time
         for message_id in set(named).difference(found):
             at_ms, partition = parse_message_id(message_id) or (0, -1)
             if in_memory.get(partition):
@@ -115,9 +116,9 @@ class OutstandingDeliveries:
         return found
 
     async def _retried_from_memory(self, listener: Listener, named: Sequence[str]) -> Mapping[int, set[int]]:
-        """Return the offsets of the messages that workers retry from their memory, by partition. Such a message has
-        failed attempts, and the listener's committed offset has not passed it. Include only partitions of the named
-        messages.
+        """Return the offsets of the messages that workers retry from their memory, for each partition of the named
+        messages. Such a message has a failed attempt. According to the committed offsets, its delivery has not ended,
+        and has not moved to the topic `outstanding`.
         """
         partitions = {place[1] for place in map(parse_message_id, named) if place is not None}
         partitions &= set(range(len(listener.start_offsets)))
@@ -128,8 +129,8 @@ class OutstandingDeliveries:
         }
 
     async def cancel_redrives(self, call: Call) -> Any:
-        """Cancel the listener's redrives. The answer has the number of deliveries that were redriven and have not been
-        attempted since.
+        """Cancel the listener's redrives. The answer has the number of redriven deliveries that have not been attempted
+        since their redrive.
         """
         listener = await find_listener(self._view, call.organization_id, *_ids(call))
         count = await self._outstanding.count(listener, redriven=True)

@@ -41,16 +41,16 @@ _SCOPE: Final = "messages:put"
 _JSON: Final = b"application/json"
 _KINDS: Final = frozenset({_JSON, b"application/json; charset=utf-8", b"application/json;charset=utf-8"})
 _LENGTH_DIGITS_MAX: Final = len(str(BODY_BYTES_MAX))
-# A put with one of these request headers is answered by the ASGI application, not by the fast path in this file.
+# If a put has one of these request headers, the ASGI application answers it, not the faster code in this file.
 _UNUSUAL: Final = frozenset(
     {b"idempotency-key", b"content-encoding", b"transfer-encoding", b"expect", b"upgrade", trace.HEADER}
 )
 
 
 class DirectPut:
-    """A put of a message that is answered without ASGI. A subclass sends the answer.
+    """A put of a message that is answered without the ASGI application. A subclass sends the answer.
 
-    `url` is the path of the request, and `sent` are the request's headers. No two of these headers have the same name.
+    `url` is the path of the request. `sent` holds the request's headers by name. No header of the request is repeated.
     """
 
     __slots__ = ("_begun_s", "_headers", "_put", "_puts", "_request_id", "_told", "scheme", "sent", "url")
@@ -97,7 +97,7 @@ class DirectPut:
                 base = f"{self.scheme}://{self.sent[b'host'].decode('latin-1')}"
             queue_id = self.url[len(_BEFORE) : -len(_AFTER)].decode()
             self._finish(200, self._headers, _JSON, orjson.dumps(put_answer(base, queue_id, self._put)))
-        # An exception here must not stop the group commit, which calls this method after Kafka has stored a batch.
+        # Log an exception, but do not raise it: the group commit calls this method, and must go on with other messages.
         except Exception:
             log.exception("put.not_answered id=%s", self._request_id.decode())
 
@@ -126,10 +126,11 @@ class DirectPut:
 
 
 class DirectPuts:
-    """The part of the API that answers usual puts of messages without ASGI: it checks a put and appends its message.
+    """The part of the API that answers usual puts of messages without the ASGI application. It checks a put and appends
+    its message.
 
-    `came` is called before each message is appended, so that readers of the log in this process slow down. `volume` is
-    the rate limit on the bytes that each organization puts; None means no limit.
+    Before each append, `came` is called, so that readers of the log in this process slow down. `volume` is the rate
+    limit on the bytes that each organization puts; None means no limit.
     """
 
     def __init__(

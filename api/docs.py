@@ -22,7 +22,7 @@ from api.openapi import document
 from api.static import MEDIA, StaticFile, static_route
 from api.streams import Stream
 
-# A placeholder for the server's URL. Its brackets make shlex.quote() put quotes around the URL in samples for curl.
+# This placeholder stands for the server's URL. The brackets make shlex.quote() put the URL of curl samples in quotes.
 _SERVER: Final = "https://[server]"
 PIECE_BYTES: Final = 32 << 10
 _FOLDER: Final = Path(__file__).parent / "reference_files"

@@ -17,8 +17,8 @@ from broker.core.health import Facts, Health
 from broker.errors import Busy, LogUnavailable
 from broker.ports import Backlog, DirectoryView, ListenerStatus
 
-# If a list of queues shows health or backlog, the queues of one page have at most this many listeners together.
-# A page may have more than LISTENERS_OF_PAGE_MAX listeners only if the page shows a single queue.
+# If a list of queues shows health or backlog, the queues on one page have together at most this many listeners.
+# If a single queue has more than LISTENERS_OF_PAGE_MAX listeners, it is shown alone on its page.
 LISTENERS_OF_PAGE_MAX: Final = 1_000
 _FACTS_S: Final = 2.0
 _BACKLOGS_S: Final = 3.0

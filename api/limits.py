@@ -13,15 +13,15 @@ from typing import Final
 from api.buckets import Allowance, Buckets
 from api.problems import Headers, TooManyRequests
 
-EVERYBODY: Final = ""  # passed as `whose`, it counts the uses of all clients together
+EVERYBODY: Final = ""  # As the argument `whose`, EVERYBODY counts the uses of all clients together.
 
 
 class Recent:
-    """The number of each network's recent attempts to sign in, to confirm a password or to register. Callers pass this
-    number to Limit.check() and Limit.take() as `left`, so that networks with few recent attempts are served first.
+    """The number of each network's recent attempts to sign in, to confirm a password or to register.
 
-    One attempt of each network is forgotten every `each_s` seconds. At most `most` attempts of a network are
-    remembered.
+    Callers pass this number as `left` to Limit.check() and Limit.take(). So when few uses of a limit are left, networks
+    with few recent attempts still get them. Every `each_s` seconds, the number of each network falls by one. The number
+    is at most `most`.
     """
 
     def __init__(self, most: int, *, each_s: float) -> None:
@@ -59,10 +59,11 @@ class Limit:
         return self._buckets.size
 
     def take(self, headers: Headers, whose: str, count: int = 1, *, left: int = 0) -> None:
-        """Count `count` uses by `whose`, and append the `RateLimit` headers. Raises TooManyRequests if the limit does
-        not permit these uses. A limit that all clients share appears in the headers only when it refuses the request.
-        After this use, at least `left` uses must stay free for other clients. If `left` is more than half of the limit,
-        half of it is enough.
+        """Count `count` uses by `whose`, and append the `RateLimit` headers to `headers`. Raises TooManyRequests if the
+        limit does not permit these uses. If `whose` is EVERYBODY, append the headers only when the request is refused.
+
+        `left` is the number of uses that must stay free for other clients afterwards. If it is more than half of a full
+        burst, half of the burst must stay free.
         """
         if left:
             self.check(headers, whose, left=left)
@@ -76,7 +77,7 @@ class Limit:
 
     def check(self, headers: Headers, whose: str, *, left: int = 0) -> None:
         """Raise TooManyRequests if one more use would leave fewer than `left` uses for other clients. If `left` is more
-        than half of the limit, half of it is enough. Do not count a use.
+        than half of a full burst, half of the burst must stay free. Do not count a use.
         """
         left = min(left, self.size // 2)
         allowance = self._buckets.look(whose, asyncio.get_running_loop().time(), 1 + left)

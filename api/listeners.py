@@ -24,14 +24,14 @@ from broker.core.events import Batch
 from broker.errors import Refused
 from broker.ports import DirectoryView, ListenerStatus
 
-_STANDARD: Final = "standard"  # the name of the default body format of listeners
+_STANDARD: Final = "standard"  # Without another setting, requests to a listener have this format.
 _HEADERS_MAX: Final = 32
 _HEADER_VALUE_CHARS_MAX: Final = 1024
 # This regular expression takes linear time on any input: it is one set of characters, repeated at most 100 times.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")  # RFC 9110, 5.6.2
 # This regular expression takes linear time on any input: it is matched once, from the start, with one repetition.
 _HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?|")  # RFC 9110, 5.5, without obs-text
-# A listener's own headers can't have these names: they describe the connection, the body or Everput itself.
+# The settings of a listener can't set these headers: they belong to Everput or to the HTTP connection.
 _HEADERS_OURS: Final = frozenset(
     [
         *("connection", "content-encoding", "content-length", "content-type", "expect", "host", "keep-alive"),
@@ -165,9 +165,9 @@ def _answer(call: Call, listener: Listener, more: dict[str, Any]) -> Item:
 
 
 def _settings(body: ListenerSettingsBody, *, hidden: bool = False) -> dict[str, Any]:
-    """Return the delivery settings in a request's body. Raises Refused if the headers are not allowed.
+    """Return the delivery settings in a request's body. Raises Refused if the listener may not have these headers.
 
-    `hidden` permits the placeholder `…` as a header's value, which keeps the stored value.
+    With `hidden`, a header's value may be the placeholder `…`. The header then keeps its stored value.
     """
     fields = {name: getattr(body, name) for name in ListenerSettingsBody.__struct_fields__}
     said = {name: value for name, value in fields.items() if value is not UNSET}
@@ -204,8 +204,8 @@ def _check_headers(headers: dict[str, str], *, hidden: bool) -> None:
             continue
         if len(value) > _HEADER_VALUE_CHARS_MAX or not _HEADER_VALUE.fullmatch(value):
             raise Refused(
-                f"A header's value may have at most {_HEADER_VALUE_CHARS_MAX} printable ASCII characters, and no "
-                "space at its beginning or end.",
+                f"The value of this header is not valid. Use at most {_HEADER_VALUE_CHARS_MAX} printable ASCII "
+                "characters, with no space at the beginning or end.",
                 pointer=pointer,
             )
 

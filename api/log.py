@@ -31,7 +31,7 @@ from broker.core.selection import MessagePosition, Selection
 from broker.errors import NotFound
 from broker.ports import MessageLog
 
-# This regular expression takes linear time on any input, because its only repetition is at its end.
+# This regular expression takes linear time: it has one repetition, and nothing follows it in its alternative.
 _ACTOR: Final = re.compile(r"(?:key|account):.+|worker|shell")
 _PATH: Final = "/v1/log"
 _MEDIA: Final = b"application/x-ndjson"
@@ -39,7 +39,8 @@ _LIMIT_MAX: Final = 1_000_000
 _NO_MESSAGE: Final = (
     "No message of this organization has this ID. Check the ID; retention may have deleted an old message."
 )
-# The clocks of two processes may differ by this much. So an event about a message may seem older than the message.
+# The clocks of two processes may differ by this many milliseconds.
+# If the clocks differ, an event about a message may have an earlier time than the message.
 _CLOCK_SKEW_MS: Final = 60_000
 
 
@@ -71,7 +72,7 @@ class EventLog:
             wanted, span = await self._story(query["message"], wanted, span)
         slices = self._reader.read(wanted, span)
         try:
-            # Read the first line before the answer begins. If this fails, the answer can still be an HTTP error.
+            # Read the first line before the answer begins: if this fails, the client still gets an HTTP error status.
             first = await anext(slices)
         except WrongCursor as error:
             raise BadParameter(str(error), parameter="cursor") from None
@@ -91,8 +92,8 @@ class EventLog:
             ) from None
 
     async def _lines(self, call: Call, first: Slice, rest: AsyncGenerator[Slice, None]) -> AsyncGenerator[bytes, None]:
-        """Yield the lines of a streamed answer. The answer ends early if the client's API key or session becomes
-        invalid, or if the session's account may not read the organization's log any more.
+        """Yield the lines of a streamed answer. End the answer early if the client's API key or session is no longer
+        valid, or if the account's role no longer permits reading the log.
         """
         yield self._slice_lines(first, call.organization_id)
         async for one in rest:
@@ -110,8 +111,9 @@ class EventLog:
         return b"\n".join(lines) + b"\n"
 
     async def _story(self, message_id: str, wanted: Selection, span: Range) -> tuple[Selection, Range]:
-        """Restrict a selection of events to those of one message. The time range then begins a minute before the time
-        in the message's id, but not before `span.begin_ms`. Raises NotFound if the organization has no such message.
+        """Return the selection `wanted`, restricted to the events of one message, and a range of the log for this
+        message. The range begins a minute before the time in the message's id, or at `span.begin_ms` if that is later.
+        Raises NotFound if the organization has no such message.
         """
         parts = parse_message_id(message_id)
         found = None

@@ -17,7 +17,8 @@ from broker.core.ids import parse_message_id
 from broker.core.names import NAME_CHARS_MAX
 from broker.ports import MessageLog
 
-# The time in a message's id may differ this much from its record's time: clocks differ, and a repeat keeps the id.
+# The time in a message's id may differ from the time of its Kafka record by this many milliseconds.
+# The two times differ because clocks differ, and because a put that is repeated later keeps the message's id.
 _STORED_MS_MAX: Final = 600_000
 
 
@@ -52,7 +53,10 @@ def filters(query: Mapping[str, str], queue: Queue) -> Filters:
 
 
 async def narrowed(span: Span, asked: Filters, log: MessageLog, *, listener_given: bool) -> Span:
-    """Shrink a range of offsets to the part in which messages may match the filters."""
+    """Shrink the range of offsets in each partition to the part in which messages may match the filters.
+    `listener_given` says that the query names a listener. Then the range begins at the listener's start offsets or
+    later.
+    """
     begin, end = list(span.begin), list(span.end)
     partitions = range(len(begin))
     if listener_given:

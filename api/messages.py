@@ -191,8 +191,8 @@ class Messages:
         return _answer(call, message, listeners)
 
     async def update(self, call: Call) -> Any:
-        """Change the data of a message. The answer says `delivered` for listeners that already have the old data, and
-        `unknown` for listeners that may have it.
+        """Change the data of a message. In the answer, the state of a listener is `delivered` if the listener already
+        has the old data, and `unknown` if it may have the old data.
         """
         queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         body = await call.json(MessageDataBody)
@@ -204,8 +204,8 @@ class Messages:
         return _answer(call, message, _states(queue, states))
 
     async def delete(self, call: Call) -> Any:
-        """Delete a message, and answer with it. The answer says `delivered` for listeners that already have the
-        message, and `unknown` for listeners that may have it.
+        """Delete a message, and answer with it. In the answer, the state of a listener is `delivered` if the listener
+        already has the message, and `unknown` if it may have the message.
         """
         queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         ids = queue, call.path("message_id")
@@ -231,11 +231,11 @@ def _states(queue: Queue, states: Mapping[str, str]) -> list[dict[str, Any]]:
 
 @contextmanager
 def traced(tracing: Tracing | None, call: Call, queue: Queue) -> Iterator[str | UnsetType]:
-    """Trace the put of a message or a batch if this process traces. Yield the `traceparent` that attempts of the
-    message will send.
+    """Trace the put of a message or a batch inside the `with` block. Yield the `traceparent` that attempts to deliver
+    the message will send.
 
-    Without tracing, yield the `traceparent` of the client's request, or UNSET if the request has no valid
-    `traceparent`.
+    If this process does not trace, yield the `traceparent` of the client's request, or UNSET if the request has no
+    valid `traceparent`.
     """
     parent = trace.parse(call.sent.get(trace.HEADER, b""))
     if tracing is None:
@@ -276,8 +276,8 @@ def _fields(message: StoredMessage) -> dict[str, Any]:
 
 
 def _listed(one: ListedMessage, asked_for: Filters) -> dict[str, Any]:
-    """Return the JSON fields of one message in a list of messages. `asked_for` says whether the fields include the
-    message's data and the states of its deliveries.
+    """Return the JSON fields of one message in a list of messages. If `asked_for.data` is false, the field `data` is
+    empty. If `asked_for.deliveries` is true, add the known states of the message's deliveries.
     """
     fields = _fields(one.message)
     if not asked_for.data:
@@ -298,8 +298,8 @@ def _listed(one: ListedMessage, asked_for: Filters) -> dict[str, Any]:
 
 
 def _steps(attempt: Attempt) -> dict[str, Any]:
-    """Return JSON fields of an attempt: the durations of the DNS look-up, the connection and the TLS handshake, and the
-    listener's answer. Fields that are not known are left out.
+    """Return JSON fields of an attempt: how long the DNS look-up, the connection and the TLS handshake took, and the
+    listener's answer. Leave out what is not known.
     """
     steps = {"dns_ms": attempt.dns_ms, "connect_ms": attempt.connect_ms, "tls_ms": attempt.tls_ms}
     fields: dict[str, Any] = {name: ms for name, ms in steps.items() if ms is not None}
@@ -307,7 +307,7 @@ def _steps(attempt: Attempt) -> dict[str, Any]:
 
 
 def answer_fields(answer: Answer) -> dict[str, Any]:
-    """Return the JSON fields of a listener's answer to an attempt or a test, and of the request that it answered."""
+    """Return JSON fields of a listener's answer to an attempt or a test, and of the request that it answered."""
     return {
         "headers": [{"name": name, "value": value} for name, value in answer.headers],
         "body": answer.body,

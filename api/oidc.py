@@ -36,13 +36,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PATH: Final = "/console/oidc"
-VALID_S: Final = 600  # a person must sign in at the OpenID Connect provider within this many seconds
-# A process's rate limits on OpenID Connect requests, two for each sign-in: for one client, and for all together.
+VALID_S: Final = 600  # A person has this many seconds to sign in at the OpenID Connect provider.
+# The rate limits on requests of OpenID Connect sign-ins: for one client, and for all clients of a process together.
+# Each sign-in with OpenID Connect takes two requests, and both count.
 CLIENTS_AT_ONCE, CLIENTS_PER_S = 20, 0.5
 ALL_AT_ONCE, ALL_PER_S = 50, 3.0
 _COOKIE: Final = "everput_oidc"
 _RANDOM_BYTES: Final = 32
-_TEXT_CHARS_MAX: Final = 4_096  # the most characters of an accepted cookie, authorization code or parameter `state`
+_TEXT_CHARS_MAX: Final = 4_096  # A longer cookie, authorization code or parameter `state` is refused.
 _INVITATION: Final = "#/invitation/"
 # This regular expression takes linear time on any input, because its only repetition is bounded.
 _PAGE = re.compile(r"(?:#/[\w/.~%?&=-]{0,300})?", re.ASCII)
@@ -170,8 +171,8 @@ class OidcSignIn:
         return page
 
     async def _is_invited(self, page: str, email: str) -> bool:
-        """Return whether the console page is the link of a valid invitation for this e-mail address, so that the person
-        may get an account.
+        """Return whether the console page belongs to a valid invitation for this e-mail address. With such an
+        invitation, the person may get an account.
         """
         if not page.startswith(_INVITATION):
             return False
@@ -212,7 +213,7 @@ class OidcSignIn:
         return f"__Host-{_COOKIE}" if self._sessions.https(scope) else _COOKIE
 
     def _cookie(self, scope: Scope, value: str, age_s: int) -> tuple[bytes, bytes]:
-        # SameSite is Lax: with Strict, a browser would not send this cookie when it returns from the provider's page.
+        # With SameSite=Strict, the browser would not send this cookie when the provider redirects it to this server.
         secure = "; Secure" if self._sessions.https(scope) else ""
         text = f"{self._cookie_name(scope)}={value}; Path=/; Max-Age={age_s}; HttpOnly; SameSite=Lax{secure}"
         return b"set-cookie", text.encode()

@@ -32,7 +32,7 @@ _ID: Final = "0180994c-b6b2-7d0e-b7ad-414716e83386"
 _ID_SCHEMA: Final = {"type": "string", "format": "uuid"}
 # This regular expression takes linear time on any input: a match begins with `{`, which its repetition can't contain.
 _PATH_PARAMETER = re.compile(r"{(\w+)}")
-# Any operation may answer with these HTTP statuses. An invalid query gets 400 or 422.
+# Any operation may answer with these error statuses, so the document lists them for each operation.
 _EVERYWHERE: Final = (400, 408, 414, 422, 431, 503)
 _RETRIED: Final = (409, 429, 503)
 _SECURITY: Final[Mapping[str, list[dict[str, list[str]]]]] = {
@@ -61,7 +61,7 @@ _KEY_ABOUT: Final = "\n".join(
     ]
 )
 _TEXT: Final[Mapping[str, Any]] = {"schema": {"type": "string"}}
-# An answer has these headers if its request counts against a rate limit of one organization, account or client.
+# If a request counts against a rate limit of one organization, account or client, its answer has these headers.
 _RATE_LIMITS: Final[Mapping[str, Any]] = {
     "RateLimit-Policy": {"description": "The limits: the amount `q` in a window of `w` seconds.", **_TEXT},
     "RateLimit": {
@@ -181,7 +181,7 @@ def _is_ours(shape: type) -> bool:
 
 
 def described(shape: type) -> tuple[str, dict[str, str]]:
-    """Return the docstring of a class, and a dict with the docstring of each of its own attributes by name."""
+    """Return the docstring of a class, and the docstrings of its own attributes (not inherited ones) by name."""
     return _one_line(shape.__doc__ or ""), _field_docstrings(shape.__module__)[shape.__name__]
 
 
@@ -233,9 +233,11 @@ def _operation(
 
 
 def _links(path: str, made: str, pointer: str, operations: Iterable[tuple[str, OperationDoc]]) -> dict[str, Any]:
-    """Create OpenAPI links for an operation that creates a resource. A link leads to an operation whose path contains
-    the new resource's id. If the operation's path has further ids, there is a link only if `path` contains these ids,
-    too.
+    """Create OpenAPI links from an operation that creates a resource to the operations on the new resource.
+
+    `path` is the path of the creating operation. `made` is the path parameter for the new resource's id, and `pointer`
+    is the place of this id in the answer. An operation gets a link if its path has the parameter `made`, and all its
+    other parameters are in `path`, too.
     """
     values = {name: f"$request.path.{name}" for name in _PATH_PARAMETER.findall(path)}
     values[made] = f"$response.body#{pointer}"
@@ -247,8 +249,8 @@ def _links(path: str, made: str, pointer: str, operations: Iterable[tuple[str, O
 
 
 def _tag(path: str) -> str:
-    """Return the group in which the OpenAPI document shows a path's operations. If several parts of the path stand for
-    a group, the last of them decides.
+    """Return the group of operations to which a path belongs in the OpenAPI document. If several segments of the path
+    name a group, the last of them decides.
     """
     parts = [_TAG_OF.get(part, part) for part in path.split("/")]
     return next(part for part in reversed(parts) if part in _TAGS)

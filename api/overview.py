@@ -20,7 +20,7 @@ from broker.core.health import Health
 from broker.core.statistics import QueuesSeries
 from broker.ports import DirectoryView, ListenerStatus, Statistics
 
-# The overview shows the health of at most this many listeners: those of the queues that were created first.
+# The overview checks the health of at most this many listeners. It begins with the listeners of the oldest queues.
 LISTENERS_MAX: Final = 1_000
 ATTENTION_MAX: Final = 100
 _NEEDS_ATTENTION: Final = (Health.DOWN, Health.FAILING, Health.PAUSED)
@@ -40,8 +40,8 @@ class Overview:
 
     async def get(self, call: Call) -> Any:
         """Answer with the counts of all queues together, and with at most ATTENTION_MAX listeners that need attention.
-        Only the first LISTENERS_MAX listeners are checked. For an API key that is restricted to some queues, the answer
-        covers only these queues.
+        Only the first LISTENERS_MAX listeners are checked, those of the oldest queues first. If the request has an API
+        key that is restricted to some queues, the answer covers only these queues.
         """
         api_key = call.api_key
         state = self._view.state
@@ -83,7 +83,7 @@ def _fields(
 
 
 def _rank(fields: Mapping[str, Any]) -> tuple[int, int, str]:
-    """Return a listener's sort key: the worst health first, then the most parked deliveries, then the name. Parked
-    deliveries need a person, because Everput attempts a parked delivery again only after a redrive.
+    """Return the key by which listeners are sorted: the worst health first, then the most parked deliveries, then the
+    name. A parked delivery needs a person, because Everput attempts it again only after a redrive.
     """
     return _RANK[fields["health"]], -fields["parked"], fields["name"]

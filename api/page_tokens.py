@@ -28,8 +28,8 @@ _NONCE_BYTES: Final = 12
 
 
 class PageTokens:
-    """The encryption of page tokens, with which a client requests the next page of a list. Tokens in mails that reset a
-    password, and cookies of OpenID Connect sign-ins, are encrypted in the same way.
+    """The encryption of page tokens. A client sends a page token to get the next page of a list. The tokens in
+    password-reset mails and the cookies of OpenID Connect sign-ins are encrypted in the same way.
 
     The newest sealing key encrypts a token, and every sealing key can decrypt it.
     """

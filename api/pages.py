@@ -26,7 +26,7 @@ _TIME_MS_MAX: Final = 253_402_300_799_999
 
 
 class Listed(Protocol):
-    """The fields that page() needs of each item of a list. page() sorts the items by creation time, and those of the
+    """The fields that every item of a list must have for page(). page() sorts items by creation time, and items of the
     same millisecond by id.
     """
 
@@ -43,13 +43,13 @@ T = TypeVar("T", bound=Listed)
 def page(
     items: Iterable[T], query: Mapping[str, str], *, size: Callable[[T], int] | None = None, size_max: int = 0
 ) -> tuple[list[T], str | None]:
-    """Return one page of the items, oldest first, and the token of the next page if there is one. Raises BadParameter
-    if the query's cursor or limit is not valid.
+    """Return one page of the items, oldest first, and the token of the next page. On the last page, the token is None.
+    Raises BadParameter if the query's cursor or limit is not valid.
 
-    With `size`, the page ends before the sizes of its items together exceed `size_max`. The first item is always on the
-    page.
+    If `size` is given, the sum of the sizes of a page's items is at most `size_max`. Only a page with a single item may
+    be larger.
 
-    A page token names a time and an id rather than an item, so it stays valid when items are deleted.
+    A page token has the time and the id of the last item of a page. It stays valid if this item is deleted.
     """
     limit = page_limit(query)
     after = _position(query["cursor"]) if "cursor" in query else None
@@ -64,8 +64,8 @@ def page(
 
 
 class Span(NamedTuple):
-    """The range of messages that a list covers: in each partition, the offsets from `begin` to the last one before
-    `end`.
+    """The range of messages that a list covers. In each partition, `begin` is the first offset of the range, and `end`
+    is the offset after its last one.
     """
 
     begin: tuple[int, ...]
@@ -77,8 +77,8 @@ class Span(NamedTuple):
 
 
 def span(position: bytes, ends: Sequence[int]) -> Span:
-    """Decode the offsets of a page token. `ends` are the end offsets of the log, one for each partition. Raises
-    BadParameter if an offset is above its partition's end, or if the number of partitions differs.
+    """Decode the offsets in a page token. `ends` has the end offset of each partition of the topic `messages`. Raises
+    BadParameter if an offset is above its partition's end, or if the token has another number of partitions.
     """
     try:
         made = msgspec.json.decode(position, type=Span)
@@ -137,7 +137,7 @@ def rfc3339_ms(text: str) -> int:
     """
     at = datetime.fromisoformat(text)
     if at.tzinfo is None or "T" not in text.upper():
-        raise ValueError("the text has no T or no time zone")
+        raise ValueError("the time has no letter T between date and time of day, or no time zone")
     at_ms = max(0, int(at.timestamp() * 1000))
     if at_ms > _TIME_MS_MAX:
         raise ValueError("the time is after the year 9999 in UTC")

@@ -28,9 +28,11 @@ from broker.ports import DirectoryView
 log = logging.getLogger(__name__)
 
 VALID_S: Final = 3_600  # seconds for which a link works
-# A process's rate limits on requests for reset mails: EACH for one e-mail address, CLIENTS for one client, ALL for all.
+# In each process, this is the rate limit on requests for reset mails to one e-mail address.
 EACH_AT_ONCE, EACH_PER_S = 3, 1 / 1_200
+# In each process, this is the rate limit on requests of one client for reset mails.
 CLIENTS_AT_ONCE, CLIENTS_PER_S = 10, 1 / 60
+# In each process, this is the rate limit on requests of all clients together for reset mails.
 ALL_AT_ONCE, ALL_PER_S = 20, 0.2
 _PATH: Final = "/v1/accounts/password-reset"
 _REFUSAL: Final = "Too many password resets. Try again later."

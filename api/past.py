@@ -14,17 +14,15 @@ from broker.ports import DirectoryView
 
 
 class Views:
-    """The access to the directory of queues, listeners and API keys: to the current directory, or as it was at an
-    earlier time.
-    """
+    """The access to the directory (queues, listeners and API keys) as it is now, or as it was at an earlier time."""
 
     def __init__(self, view: DirectoryView, past: Past) -> None:
         self._view = view
         self._past = past
 
     async def of(self, call: Call, organization_id: str | None = None) -> DirectoryView:
-        """Return the directory as it was at the time of the parameter `at`, or the current directory without this
-        parameter.
+        """Return the directory as it was at the time of the parameter `at`. Without this parameter, return the current
+        directory.
 
         Raises BadParameter for a time in the future. Without `organization_id`, the organization of the request is
         used.

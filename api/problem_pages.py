@@ -281,8 +281,8 @@ PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = {
         "Ask the operator to raise the limit, or to have messages deleted earlier. Deleting queues frees no bytes.",
     ),
 }
-# If Starlette or the HTTP server refuses a request, the problem type in the answer is named after the HTTP status.
-# SAME_AS maps a problem type that is named after an HTTP status to the type in PROBLEM_TYPES that means the same.
+# If Starlette or the HTTP server refuses a request, the problem type of the answer is the name of the HTTP status.
+# SAME_AS maps such a name, for example `unauthorized`, to the type in PROBLEM_TYPES that means the same.
 SAME_AS: Final[Mapping[str, str]] = {
     "unauthorized": "unauthenticated",
     "conflict": "in-flight",

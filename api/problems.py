@@ -196,7 +196,9 @@ def problem(error: BaseException) -> Problem:
 
 
 def framework_problem(status: int, detail: str) -> Problem:
-    """Create the HTTP answer to a request that Starlette or the server refused before it reached a resource."""
+    """Create the HTTP answer to a request that Starlette or the HTTP server refused before a handler of the API was
+    called. If `status` is not in TITLES, the answer has the status 400.
+    """
     status = status if status in TITLES else 400
     return _problem(status, TITLES[status].lower().replace(" ", "-"), detail, (), [])
 

@@ -100,7 +100,7 @@ def _listeners_of(queue: Queue) -> int:
 
 
 def thresholds_of(body: AlertsBody) -> AlertThresholds:
-    """Convert the alert thresholds of a request's body to the type that events store."""
+    """Convert the alert thresholds in a request's body to the type that events of the log contain."""
     return AlertThresholds(**msgspec.structs.asdict(body))
 
 

@@ -28,11 +28,12 @@ _INVITATIONS: Final = "/v1/organizations/{organization_id}/invitations"
 
 BODY: Final = (400, 413, 415, 422)
 OPEN: Final = "open"
-KEY: Final = "key"  # The operation needs an API key, or a session together with an organization's id.
+KEY: Final = "key"  # The operation needs an API key, or a session and the header `Everput-Organization`.
 SESSION: Final = "session"
 SESSION_OR_KEY: Final = "session or key"
 
-# These operations store events that are never deleted. They may answer 507 at 10 % above the limit on stored bytes.
+# Each of these operations stores an event that is never deleted from the log.
+# If the tenant's stored bytes are at least 10 % above their limit, these operations are answered 507.
 CHANGES: Final = frozenset(
     {
         *("createQueue", "renameQueue", "createListener", "updateListener", "resumeListener", "rotateSecret"),
@@ -42,9 +43,7 @@ CHANGES: Final = frozenset(
 
 
 class Parameter(NamedTuple):
-    """A parameter of the query, a header of the request, or a parameter of the path: `place` says which. `schema` is
-    its JSON Schema.
-    """
+    """A parameter of an operation. `place` is `query`, `header` or `path`. `schema` is the parameter's JSON Schema."""
 
     name: str
     description: str
@@ -62,7 +61,7 @@ class OperationDoc(NamedTuple):
     answer: type[Struct]
     request: type[Struct] | None = None
     parameters: Sequence[Parameter] = ()
-    # The error statuses of this operation, except those that openapi.py adds.
+    # The error statuses that are special to this operation; openapi.py adds those of many operations.
     problems: Sequence[int] = ()
     example: Mapping[str, Any] | None = None
     # The credentials that the operation requires: KEY, SESSION, SESSION_OR_KEY, or OPEN for none.
@@ -79,7 +78,7 @@ class OperationDoc(NamedTuple):
 
 
 def parameters(method: str, path: str) -> frozenset[str]:
-    """Return the names of the query parameters that an operation accepts. A request with any other query parameter is
+    """Return the names of the query parameters that an operation accepts. A request with another query parameter is
     refused.
     """
     doc = OPERATION_DOCS.get((method, path))

@@ -19,14 +19,16 @@ from broker.core.replays import Replay
 from broker.errors import LogUnavailable, Refused
 from broker.ports import Count, DirectoryView
 
-# To estimate a replay's duration, assume this many messages a second, or the rate limit if that is lower.
+# The estimate of a replay's duration assumes this many messages a second, or the rate limit if it is lower.
 EXPECTED_PER_S: Final = 2_000.0
 
 
 class Replays:
-    """Handlers for the replays of a listener. Before a new replay is stored, `count` gets the organization and the
-    number of bytes that the selected offsets take in the event. `count` raises an error if the organization's limits do
-    not allow so many bytes.
+    """Handlers for the replays of a listener.
+
+    If a replay is not for all messages (the request's field `only`), its event lists the offsets of the messages.
+    Before the event is stored, `count` is called with the organization's id and the number of bytes of this list. If
+    the organization's limits do not allow so many bytes, `count` raises an error, and no replay starts.
     """
 
     def __init__(self, commands: ReplayCommands, view: DirectoryView, count: Count) -> None:
@@ -102,9 +104,9 @@ def _path(call: Call) -> str:
 
 
 def _fields(replay: Replay, listener: Listener | None) -> dict[str, Any]:
-    """Return a replay as JSON. The field `paused` is the reason why the replay is paused, or null.
+    """Return a replay as JSON. The field `paused` is null, or the reason why the replay is paused.
 
-    A replay to its own listener is also paused while that listener is paused.
+    A replay to the listener itself is also paused while the listener is paused.
     """
     state, paused = replay.state, replay.paused
     if state == "running" and replay.notify_url is None and listener is not None and listener.paused is not None:
@@ -128,8 +130,9 @@ def _fields(replay: Replay, listener: Listener | None) -> dict[str, Any]:
 
 
 def _planned(planned: ReplayStarted, listener: Listener) -> dict[str, Any]:
-    """Return a planned replay as JSON. The estimated duration assumes EXPECTED_PER_S messages a second, or the rate
-    limit if it is lower. This is the replay's own rate limit. If the replay has none, it is the listener's.
+    """Return a planned replay as JSON. The estimate of its duration uses the replay's own rate limit, or else the
+    listener's. If both have none, or if the limit is above EXPECTED_PER_S, the estimate uses EXPECTED_PER_S messages a
+    second.
     """
     limit_per_s = planned.rate_per_s or listener.settings.rate_per_s or EXPECTED_PER_S
     return {

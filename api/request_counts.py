@@ -11,7 +11,7 @@ from typing import Final
 
 from broker.core.histogram import Histogram
 
-# If a client disconnects while the API reads the request's body, the request counts as 499, a status of nginx.
+# If a client disconnects before its whole body has arrived, the request counts with the status 499, as in nginx.
 GONE: Final = 499
 
 

@@ -72,7 +72,7 @@ class Secrets:
 
     async def test(self, call: Call) -> Any:
         """Send one message with the header `everput-test` to the listener, and store the result in the log. The API
-        answers with the status 200 whatever the listener answered.
+        answers with the status 200, even if the listener refused the message.
         """
         organization_id, queue_id = call.organization_id, call.path("queue_id")
         listener = await find_listener(self._view, organization_id, queue_id, call.path("listener_id"))
@@ -107,8 +107,8 @@ def _steps(test: ListenerTest) -> dict[str, Any]:
 
 
 def _answer(call: Call, listener: Listener, secret: str) -> dict[str, Any]:
-    """Return the JSON of an answer with a listener's signing secret. Its field `former` has the times until which
-    earlier secrets also sign requests.
+    """Return the JSON of an answer with the listener's signing secret. If earlier secrets still sign requests, the
+    field `former` has the times at which they end.
     """
     going_on = [ends for _, ends in listener.former_secrets if ends > now_ms()]
     href = call.href(f"/v1/queues/{listener.queue_id}/listeners/{listener.id}/secret")

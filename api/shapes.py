@@ -33,7 +33,8 @@ _STEP = re.compile(r"\.([^.\[]+)|\[([^\[\]]*)\]")
 
 T = TypeVar("T")
 
-# The API reference shows these constraints. msgspec does not check them: the commands do, with clearer errors.
+# The API reference shows the constraints in these types, but msgspec does not check them.
+# The commands check the constraints of these types, because their error texts are clearer than those of msgspec.
 Name = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": NAME_CHARS_MAX})]
 Url = Annotated[str, Meta(extra_json_schema={"format": "uri", "pattern": "^(https?://|mailto:)"})]
 Role = Annotated[str, Meta(extra_json_schema={"enum": [*ROLES]})]
@@ -41,8 +42,9 @@ Email = Annotated[str, Meta(extra_json_schema={"format": "email"})]
 
 
 class AlertsBody(Struct, forbid_unknown_fields=True, kw_only=True):
-    """The thresholds at which Everput alerts about a listener. A threshold of 0 means that there is no alert. If a
-    threshold is left out or null, the threshold of the listener's queue applies, or else the default.
+    """The thresholds at which Everput alerts about a listener. A threshold of 0 switches the alert off. If a threshold
+    is left out or null, the threshold of the listener's queue applies. If the queue has none either, the default
+    applies.
     """
 
     lag_messages: Annotated[int, Meta(ge=0, le=2**53)] | None = None
@@ -194,8 +196,8 @@ class ListenerBatchBody(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class ListenerSettingsBody(Struct, forbid_unknown_fields=True, kw_only=True):
-    """The delivery settings of a listener. A setting that is left out keeps its value, or gets its default if the
-    listener is new.
+    """The delivery settings of a listener. If a setting is left out, an existing listener keeps its value, and a new
+    listener gets the default.
     """
 
     max_in_flight: Annotated[int, Meta(ge=1, le=10_000)] | UnsetType = UNSET
@@ -271,7 +273,7 @@ class RedriveBody(Struct, forbid_unknown_fields=True):
 
 
 class ReplayBody(Struct, forbid_unknown_fields=True, kw_only=True):
-    """The body of a request to start a replay, or only to count its messages."""
+    """The body of a request to start a replay or, with `dry_run`, only to count its messages."""
 
     begin: str = msgspec.field(name="from")
     """The start of the time range: a time, or `beginning`."""
@@ -344,7 +346,7 @@ def _refusal(message: str) -> Refused:
     detail = shortened(detail, _DETAIL_CHARS_MAX)
     steps = _STEP.finditer(place.rstrip("`"))
     pointer = "".join("/" + _escaped(step[1] or step[2]) for step in steps if step[2] != "...")
-    # If the error names a missing or unknown field, append this field's name to the JSON pointer.
+    # If msgspec's error names a missing or unknown field, the JSON pointer ends with the name of this field.
     if (field := _FIELD.search(detail)) is not None:
         pointer += "/" + _escaped(field[1])
     return Refused(detail, pointer=pointer)

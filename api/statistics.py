@@ -18,8 +18,8 @@ from broker.core.statistics import KEPT_MS, MINUTE_MS, Counts, Series
 from broker.ports import DirectoryView, ListenerStatus, Statistics
 
 POINTS_MAX: Final = 1_500
-# Without the parameter `step`, take the shortest step of _USUAL_MS that gives at most about this many points.
-# If even the longest step of _USUAL_MS gives more points, take a day.
+# Without the parameter `step`, use the shortest step in _USUAL_MS with which the series has at most this many points.
+# If the series would have more points even with the longest step in _USUAL_MS, use steps of a day.
 _POINTS_USUAL: Final = 150
 _UNITS_MS: Final = {"m": MINUTE_MS, "h": 60 * MINUTE_MS, "d": 24 * 60 * MINUTE_MS}
 _USUAL_MS: Final = tuple(

@@ -27,19 +27,19 @@ class Stream(NamedTuple):
     kind: bytes
     # The parts of the answer's body. No part is empty.
     chunks: AsyncGenerator[bytes, None]
-    # answer_stream() calls `close` once at its end, even if no part of the body was sent.
+    # answer_stream() calls this function once when the answer ends, even if no part of the body was sent.
     close: Callable[[], Awaitable[None]]
-    # The connection is closed if one part of the body can't be sent for this many seconds, because the client is slow.
+    # If the client is so slow that sending one part takes longer than this many seconds, the connection is closed.
     take_s: float = _TAKE_S
 
 
 async def answer_stream(
     scope: Scope, receive: Receive, send: Send, stream: Stream, request_id: bytes, more: Headers
 ) -> None:
-    """Send the status 200, the headers and all chunks. For a HEAD request, send no chunks.
+    """Send the status 200, the headers and all chunks of the body. For a HEAD request, send no chunks.
 
-    An error while chunks are created or sent is logged, not raised. The connection then closes without the last
-    HTTP/1.1 chunk, so that a client can tell that the answer is incomplete.
+    If creating or sending a chunk fails, log the error instead of raising it. The connection then closes without the
+    last chunk of HTTP/1.1, so that the client can tell that the answer is incomplete.
     """
     headers = [(b"content-type", stream.kind), (b"cache-control", b"no-store"), (b"x-request-id", request_id), *more]
     sending = asyncio.create_task(_send_all(scope, send, stream, headers))

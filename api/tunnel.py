@@ -57,9 +57,11 @@ _NOT_PASSED_ON: Final = frozenset({"host", "connection", "content-length", "tran
 
 
 class Room:
-    """The memory that requests through tunnels share: a bounded number of bytes. Each request waits until enough bytes
-    are free. The requests get their memory in the order of arrival. A request that is larger than the bound waits until
-    all bytes are free. A tunnel is the WebSocket of a client such as `everput listen`.
+    """The memory that requests on their way through tunnels share: a fixed number of bytes. A tunnel is the WebSocket
+    of a client such as `everput listen`.
+
+    Each request waits until enough bytes are free. The requests get their bytes in the order of arrival. A request that
+    is larger than the whole memory waits until all bytes are free.
     """
 
     def __init__(self, bytes_max: int) -> None:
@@ -77,7 +79,7 @@ class Room:
             await turn
             yield
         finally:
-            # The request was cancelled while it waited for memory, so there are no bytes to give back.
+            # If the request was cancelled while it waited for memory, it has no bytes to give back.
             if turn.cancel() or turn.cancelled():
                 self._admit()
             else:
@@ -94,22 +96,24 @@ class Room:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TunnelBounds:
-    """The bounds of the tunnels in one API process. A tunnel is the WebSocket of a client such as `everput listen`. The
-    bounds in bytes limit the requests that wait to be sent to a tunnel's client. A waiting request takes about three
-    times its size in memory.
+    """The limits of the tunnels in one API process. A tunnel is the WebSocket of a client such as `everput listen`.
+
+    The limits in bytes are for requests of workers that wait to be sent to a tunnel's client. A waiting request takes
+    about three times its size in memory.
     """
 
-    # Seconds between two checks that a tunnel's API key or session is valid, and that the listener leads to the tunnel.
+    # The seconds between two checks that a tunnel's credentials are valid, and that its listener still uses the tunnel.
     look_s: float = 1.0
     # The most tunnels in this process.
     tunnels_max: int = 1_000
     # The most tunnels of one organization.
     each_max: int = 100
-    # The most bytes of requests that are on their way to one tunnel's client. A request that is larger is sent alone.
+    # The most bytes of requests that wait to be sent to one tunnel's client.
+    # If a request is larger than `tunnel_bytes_max`, it is sent alone, after all earlier requests to this client.
     tunnel_bytes_max: int = 16 << 20
-    # The most bytes of requests that are on their way to the clients of one tenant's tunnels.
+    # The most bytes of requests that wait to be sent to clients, over all tunnels of one tenant in this process.
     tenant_bytes_max: int = 16 << 20
-    # The most bytes of requests that are on their way to the clients of all tunnels of this process.
+    # The most bytes of requests that wait to be sent to clients, over all tunnels of this process.
     all_bytes_max: int = 64 << 20
 
 
@@ -119,8 +123,8 @@ DEFAULT_BOUNDS: Final = TunnelBounds()
 class Tunnel:
     """A tunnel: the WebSocket of one client, which is `everput listen` or a page of the console.
 
-    Two bounds limit the bytes of requests that wait to be sent to the client: one for this tunnel, and one for all
-    tunnels of its tenant. The class Tunnels has a third bound, for the whole process.
+    Two limits apply to the bytes of requests that wait to be sent to the client: one for this tunnel, and one for all
+    tunnels of its tenant. The class Tunnels has a third limit, for all tunnels of the process.
     """
 
     def __init__(self, websocket: WebSocket, bytes_max: int, tenants_room: Room) -> None:
@@ -136,8 +140,8 @@ class Tunnel:
 
     @contextlib.contextmanager
     def question(self) -> Iterator[tuple[int, asyncio.Future[dict[str, Any]]]]:
-        """Yield a new number for a request to the client, and a future that gets the client's answer. The future is
-        cancelled if the client disconnects.
+        """Yield a new number for a request to the client, and a future that gets the client's answer. If the client
+        disconnects, the future is cancelled.
         """
         number = next(self._numbers)
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
@@ -178,7 +182,8 @@ class Tunnels:
         self.address = address
         self.bounds = bounds
         self._open: dict[str, Tunnel] = {}
-        # By tenant: the tenant's memory limit. It is dropped when the tenant has no tunnel and no request here.
+        # For each tenant, the memory that the requests to all its tunnels share.
+        # The entry of a tenant disappears when it has no tunnel and no request through a tunnel in this process.
         self._rooms: WeakValueDictionary[str, Room] = WeakValueDictionary()
         self._room = Room(bounds.all_bytes_max)
         routes = [Route("/{token}/notify", self._notify, methods=["POST"]), Route("/{token}/live", self._live)]
@@ -186,15 +191,15 @@ class Tunnels:
 
     @property
     def waiting(self) -> int:
-        """The number of requests and liveness probes of workers that wait for the answer of a tunnel's client, such as
-        `everput listen`.
+        """The number of requests and liveness probes from workers that a tunnel's client has not answered yet. Such a
+        client is, for example, `everput listen`.
         """
         return sum(tunnel.waiting for tunnel in self._open.values())
 
     @contextlib.contextmanager
     def opened(self, token: str, websocket: WebSocket, tenant: str) -> Iterator[Tunnel]:
-        """Register the WebSocket of a tunnel inside the `with` block, and yield the tunnel. All tunnels of a tenant
-        share one bound on the bytes of requests that wait to be sent to clients.
+        """Register the WebSocket of a tunnel inside the `with` block, and yield the tunnel. The tunnels of a tenant
+        have one common limit on the bytes of requests that wait to be sent to clients.
         """
         room = self._rooms.setdefault(tenant, Room(self.bounds.tenant_bytes_max))
         tunnel = self._open[token] = Tunnel(websocket, self.bounds.tunnel_bytes_max, room)
@@ -231,7 +236,8 @@ class Tunnels:
         with tunnel.question() as (number, answer):
             async with tunnel.room.held(size), tunnel.tenants_room.held(size), self._room.held(size):
                 if self._open.get(token) is not tunnel:
-                    return {"away": True}  # the tunnel was closed before its client received any part of the request
+                    # The tunnel was closed while the request waited for memory. Its client has received nothing of it.
+                    return {"away": True}
                 await tunnel.say(await _message(request, number))
             return await _unless_left(request, answer)
 
@@ -250,7 +256,7 @@ class Tunnels:
 
 async def _message(request: Request, number: int) -> dict[str, Any]:
     headers = {name: value for name, value in request.headers.items() if name not in _NOT_PASSED_ON}
-    # Starlette's request.body() would keep another reference to the body in memory, so read the stream instead.
+    # Read the stream instead of calling Starlette's request.body(), which would keep a second reference to the body.
     body = b"".join([part async for part in request.stream()])
     return {"type": "request", "number": number, "headers": headers, "body": body.decode(errors="replace")}
 
@@ -272,7 +278,9 @@ async def _left(request: Request) -> None:
 
 
 def _ids(failed: Any) -> list[str]:
-    """Return the ids of the messages that the client did not accept, from its answer to a batch."""
+    """Return the ids of the messages of a batch that the client did not accept. `failed` is this field of the client's
+    answer. Invalid ids are left out.
+    """
     if not isinstance(failed, list) or len(failed) > FAILED_MAX:
         return []
     return [one for one in failed if isinstance(one, str) and len(one) <= _ID_CHARS]
@@ -299,9 +307,9 @@ async def deny(websocket: WebSocket, error: BrokerError) -> None:
 
 
 class Listen:
-    """The WebSocket at /v1/queues/{queue_id}/listen?name=…&organization=…. The server connects the client with the
-    listener of this name. If the listener does not exist, the server creates it. A listener whose URLs are not those of
-    a tunnel is refused.
+    """The handler of the WebSocket at /v1/queues/{queue_id}/listen?name=…&organization=…. It connects the client with
+    the listener of this name. If the listener does not exist, the handler creates it. If the listener's URLs are not
+    those of a tunnel, the client is refused.
     """
 
     def __init__(
@@ -345,7 +353,7 @@ class Listen:
             try:
                 while True:
                     tunnel.answered(await websocket.receive_text())
-            except (KeyError, RuntimeError):  # The client sent a binary message, or the WebSocket is closed already.
+            except (KeyError, RuntimeError):  # KeyError: a binary message came. RuntimeError: the WebSocket is closed.
                 pass
             finally:
                 watching.cancel()
@@ -397,8 +405,8 @@ class Listen:
 
 
 def _with_organization(websocket: WebSocket) -> Scope:
-    """Return the ASGI scope of a WebSocket. If the URL's query names the organization of a session, add the header
-    `Everput-Organization` with this organization.
+    """Return the ASGI scope of a WebSocket. A page in a browser can't add headers to a WebSocket. So if the URL has the
+    parameter `organization`, add the header `Everput-Organization` with its value.
     """
     organization_id = websocket.query_params.get("organization")
     if organization_id is None:

@@ -13,8 +13,7 @@ from api.calls import Call, Handler
 from api.limits import Limit
 from api.problems import Headers
 
-# A burst may have as many bytes as the rate limit permits in this many seconds.
-# A burst may always have as many bytes as the largest permitted body.
+# The largest burst is what the rate permits in this many seconds, but always at least one body of the largest size.
 _WINDOW_S: Final = 10
 
 
@@ -41,7 +40,7 @@ class Volume:
             length = call.declared_length()
             if length is None:
                 call.when_received(partial(self._take, call))
-            else:  # the server itself ensures that the body has as many bytes as Content-Length says
+            else:  # The HTTP server ensures that the body is as long as Content-Length says.
                 self._take(call, length)
             return await handler(call)
 
@@ -52,8 +51,8 @@ class Volume:
         return self._limit.permits(organization_id, min(size, self._limit.size))
 
     def take(self, headers: Headers, organization_id: str, size: int) -> None:
-        """Count the bytes of one request, and append the `RateLimit` headers. Raises TooManyRequests if the limit does
-        not permit this many bytes.
+        """Count the bytes of one request, and append the `RateLimit` headers to `headers`. Raises TooManyRequests if
+        the limit does not permit so many bytes. A request that is larger than a full burst counts as a full burst.
         """
         self._limit.take(headers, organization_id, min(size, self._limit.size))
 

@@ -25,9 +25,9 @@ from broker.tenant_slots import TenantSlots
 
 MEDIA: Final = b"text/event-stream"
 _LAST_EVENT_ID: Final = b"last-event-id"
-_STREAMS_MAX: Final = 256  # A process has at most this many open streams of changes.
-_STREAMS_EACH_MAX: Final = 32  # One organization has at most this many open streams of changes in a process.
-# A silent stream sends a comment after this many seconds: many proxies close a connection that is silent for a minute.
+_STREAMS_MAX: Final = 256  # In each process, at most this many clients can read /v1/changes at once.
+_STREAMS_EACH_MAX: Final = 32  # In each process, at most this many clients of one organization can read /v1/changes.
+# If nothing changes, send a comment after this many seconds: many proxies close a connection that is silent for 60 s.
 _HEARTBEAT_S: Final = 15.0
 _CHECK_S: Final = 1.0
 # A stream of changes ends after this many seconds, so that load balancers can move clients. Browsers connect again.
@@ -52,8 +52,8 @@ class Watch:
         """Stream the changes to the client for up to 15 minutes. End earlier if the client disconnects, if this process
         stops, or if the client's key, session or role does not permit the request any more.
 
-        An API key that is restricted to some queues gets the changes of these queues. Raises Busy if too many streams
-        are open, and LogUnavailable if Kafka does not answer.
+        If the API key is restricted to some queues, stream only the changes of these queues. Raises Busy if too many
+        streams are open, and LogUnavailable if Kafka does not answer.
         """
         async with AsyncExitStack() as stack:
             stack.enter_context(self._slots.slot(call.organization_id))
@@ -72,7 +72,7 @@ class Watch:
             try:
                 call.check_still_in()
             except BrokerError:
-                # End the stream. The client then connects again, and gets an error that says why it has no access.
+                # End the stream. When the client connects again, it gets an error that says why it has no access.
                 return
             told = self._feed.since(call.organization_id, told.position)
             changes = _seen(call, told)
@@ -86,8 +86,8 @@ class Watch:
 
 
 def _seen(call: Call, told: Changes) -> list[Change] | None:
-    """Return the changes that the client has the right to see. Return None if the changes are unknown: the client must
-    then assume that everything has changed.
+    """Return the changes that the client has the right to see. Return None if it is unknown what has changed. The
+    client must then assume that everything has changed.
     """
     if told.changes is None:
         return None

@@ -32,13 +32,13 @@ from broker.ports import Count, DirectoryView, Log
 
 log = logging.getLogger(__name__)
 
-# If the first put of an alert's message fails, the worker puts it again when the alert's event is at least 30 s old.
-# After 30 s, Kafka has nearly always stored or dropped the first put, so a search for the message gives a final answer.
+# If the first put of an alert's message fails, the put is repeated when the alert's event is at least 30 s old.
+# 30 s after a put, Kafka has nearly always stored the message, or never will. So a search for the message is reliable.
 _SETTLED_MS: Final = 30_000
-# The id of an alert's message contains the event's time, plus all whole 5-minute steps between the event and the put.
-# If the message is put again at least 5 minutes later, it gets another id.
+# The id of an alert's message contains the time of the alert's event, or a time 5, 10, 15 … minutes later.
+# If the put is repeated at least 5 minutes after the first put, the message gets another id, with a later time.
 _ID_VALID_MS: Final = 5 * 60_000
-# A search for an alert's message tries the first possible id, the newest one, and up to 12 ids before the newest one.
+# A search for an alert's message tries at most 14 ids: the earliest possible id, the newest, and 12 before the newest.
 _EARLIER_STEPS: Final = 12
 
 
@@ -46,9 +46,9 @@ _EARLIER_STEPS: Final = 12
 class AlertMessages:
     """The part of a worker that puts messages about alerts into the organizations' queues for alerts.
 
-    `home` returns the partition for the messages about the alerts of a listener, an API key or an organization. `owns`
-    returns whether the worker owns a partition. `assure` raises LogUnavailable if another worker may own this worker's
-    partitions by now.
+    `home` takes the id of a listener, an API key or an organization. It returns the partition for the messages about
+    the alerts of this listener, API key or organization. `owns` returns whether the worker owns a partition. `assure`
+    raises LogUnavailable if another worker may own this worker's partitions by now.
     """
 
     log: Log
@@ -64,8 +64,8 @@ class AlertMessages:
         return self.view.state
 
     async def put(self, event: AlertRaised | AlertCleared) -> None:
-        """Put the message about an alert that was just recorded. A BrokerError is only logged, so that other alerts
-        need not wait; a later call of put_missing() then tries again.
+        """Put the message about an alert that was just recorded. Log a BrokerError instead of raising it, so that other
+        alerts need not wait. A later call of put_missing() then tries again.
         """
         try:
             await self._put(event, again=False)
@@ -73,11 +73,10 @@ class AlertMessages:
             _log_failure(event, error)
 
     async def put_missing(self, at_ms: int) -> None:
-        """Put the missing messages about alerts. A message is missing if the alert's newest event is at least 30 s old,
-        and the log does not say that the message about this event was put.
+        """Put the missing messages about the alerts of this worker's partitions. A message is missing if the alert's
+        newest event is at least 30 s old, and the log does not say that the message about this event was put.
 
-        Only alerts of this worker's partitions are checked. After a BrokerError, this call skips the other messages
-        that belong to the same partition.
+        If a put raises a BrokerError, this call puts no further messages into the same partition.
         """
         episodes = list(self._directory.alerts.episodes.items())
         missing = [
@@ -96,9 +95,10 @@ class AlertMessages:
 
     async def _put(self, event: AlertRaised | AlertCleared, *, again: bool) -> None:
         """Put the message about an alert into the organization's queue for alerts, and record that the message was put.
-        If the organization does not exist, do nothing.
+        If the organization does not exist any more, do nothing.
 
-        With `again`, an earlier call may have put the message. So look for the message first, and do not put it twice.
+        `again` says that an earlier call may have put the message. Then look for the message first, and do not put it
+        twice.
         """
         context = Context(organization_id=event.organization_id, actor="worker", request_id="", at_ms=now_ms())
         if event.organization_id not in self._directory.organizations:
@@ -127,11 +127,11 @@ class AlertMessages:
         await record(self.log.control, self.view, told)
 
     async def _find(self, ids: Mapping[int, str], partition: int, organization_id: str) -> str | None:
-        """Return the first of these message ids whose message is stored; None if no such message is stored. `ids` maps
-        the time in an id to the id.
+        """Return the first of these message ids whose message is stored. Return None if none of the messages is stored.
+        `ids` holds each possible id by the time that the id contains.
 
-        A message that may be in an unreadable range counts as missing, because a repeated alert is better than a lost
-        one.
+        If the log is unreadable where the message may be, the message counts as missing: a repeated alert is better
+        than a lost one.
         """
         for at_ms, made in ids.items():
             with suppress(LogDamaged):
@@ -148,9 +148,9 @@ class AlertMessages:
 
 
 def _id_times(event_at_ms: int, at_ms: int) -> list[int]:
-    """Return the times that the id of an alert's message may contain. The first is the time of the alert's event. Every
-    five minutes after the event, there is another time; the newest 13 up to `at_ms` are returned. A message that is put
-    at `at_ms` gets the newest time.
+    """Return the times that the id of an alert's message may contain. These are the time of the alert's event, and the
+    times 5, 10, 15 … minutes later, up to `at_ms`. Of these later times, only the newest 13 are returned. A message
+    that is put at `at_ms` gets the newest time.
     """
     late = max(0, at_ms - event_at_ms) // _ID_VALID_MS
     steps = range(max(0, late - _EARLIER_STEPS), late + 1)

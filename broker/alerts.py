@@ -48,25 +48,26 @@ from broker.ports import Count, Cursors, DirectoryView, Log
 log = logging.getLogger(__name__)
 
 LOOK_S: Final = 10.0
-# To find alerts, a worker loads the cursors of at most this many listeners at once, so as not to delay deliveries.
+# A worker checks at most this many listeners for alerts at the same time. More would delay deliveries.
 _AT_ONCE: Final = 10
-# If more than ten listeners are due, a worker checks ten at a time, and pauses nine times as long as these ten took.
+# If more than ten listeners must be checked, the worker pauses after each ten, for nine times as long as they took.
 _PAUSE_PART: Final = 9.0
-# If messages wait for a listener, or one of its alerts is open or may begin soon, each check includes this listener.
-# A check includes at most this many of all other listeners.
+# Each check includes all listeners for which messages wait, and all with an alert that is open or may begin soon.
+# Of all other listeners, each check for alerts includes at most this many. The next check continues after them.
 _OTHERS_MAX: Final = 200
-# If a worker pauses a listener that has answered 410, the reason for the pause begins with this text.
+# If a listener answers 410, a worker pauses the listener. The reason for the pause begins with this text.
 _GONE: Final = "the listener answered 410"
-_BURST: Final = 100.0  # A worker begins at most this many alerts of an organization at once.
-_PER_S: Final = 0.1  # After _BURST alerts at once, a worker begins one alert of an organization per 10 s.
-# In a check, a worker begins or ends at most 100 alerts about the disk or a damaged log; the operator's don't count.
-# This limits the alerts of all organizations together: each takes 2 KiB in Kafka, and a full disk could begin one for
-# each.
+_BURST: Final = 100.0  # A worker begins at most this many alerts of one organization in a burst.
+_PER_S: Final = 0.1  # After a burst of 100 alerts, a worker begins one alert of the organization every 10 s.
+# In each check, a worker begins or ends at most 100 alerts about a full disk or a damaged log.
+# Alerts of the operator's organizations about the disk or the log do not count towards these 100.
+# Without this limit, a full disk could begin an alert for each organization. An alert takes 2 KiB in Kafka.
 _SHARED_BURST: Final = 100.0
 _SHARED_PER_S: Final = _SHARED_BURST / LOOK_S
 _ORGANIZATIONS_AT_ONCE: Final = 500  # After checking this many organizations, yield.
 
-# A function that estimates how many messages wait for a listener. It returns None if this worker does not serve it.
+# LocalLag takes a listener's id, and returns about how many messages wait for the listener in this worker's partitions.
+# If this worker does not serve the listener, LocalLag returns None.
 LocalLag = Callable[[str], int | None]
 
 
@@ -75,8 +76,8 @@ class Sources:
     """The functions that give one worker the facts for its alerts.
 
     `owns` returns whether the worker owns a partition of `messages`. `assure` raises LogUnavailable if another worker
-    may own the worker's partitions by now. `disk` returns two numbers of bytes: the free bytes of the disk, and the
-    limit below which puts are refused. Without an embedded Kafka, `disk` is None.
+    may own the worker's partitions by now. `disk` returns the free bytes of the disk, and the number of free bytes
+    below which puts are refused. If Kafka is not embedded, `disk` is None.
     """
 
     cursors: Cursors
@@ -88,8 +89,8 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The subject of an alert: a listener of a queue, an API key, or a whole organization. Ids that do not apply are
-    empty.
+    """The subject of an alert: a listener, an API key, or a whole organization. For a listener, `listener_id` and
+    `queue_id` are set. For an API key, `key_id` is set. The other ids are empty.
     """
 
     organization_id: str
@@ -104,12 +105,12 @@ class Subject:
 
 @dataclass(slots=True)
 class _Allowance:
-    """A token bucket that limits how many alerts begin or end: `burst` alerts at once, and `per_s` alerts a second
-    after that.
+    """A token bucket that limits how many alerts begin or end: at most `burst` alerts at once, and `per_s` alerts a
+    second after that.
 
-    In each worker, each organization has one bucket, for its alerts that begin. One more bucket is for the beginnings
-    and ends of alerts about the installation, such as a nearly full disk. All organizations share it, except the
-    operator's.
+    A worker has one bucket for each organization, for alerts that begin. It has one more bucket for alerts about the
+    installation that begin or end, such as a nearly full disk. All organizations except the operator's share this
+    bucket.
     """
 
     at_ms: int
@@ -131,7 +132,8 @@ class _Allowance:
 
 @dataclass(slots=True)
 class AlertWatch:
-    """The part of a worker that begins and ends alerts about its share of the listeners, API keys and organizations.
+    """The part of a worker that begins and ends alerts about listeners, API keys and organizations. Each of these
+    belongs to one partition of `messages`. The worker that owns this partition checks the alerts.
 
     `partitions` is the number of partitions of `messages`. Links in the alerts' messages begin with `public_url`.
     `count` is called for each message with the organization and the size of the message's record, in bytes.
@@ -146,7 +148,7 @@ class AlertWatch:
     _messages: AlertMessages = field(init=False)
     _triggers: dict[str, dict[Kind, Trigger]] = field(default_factory=dict)
     _allowances: dict[str, _Allowance] = field(default_factory=dict)
-    # Listeners without waiting messages or alerts are checked in turn, from this position in their list on.
+    # Listeners without alerts and waiting messages take turns: the next check begins at this position in their list.
     _others_checked: int = 0
     _shared: _Allowance = field(default_factory=lambda: _Allowance(0, _SHARED_BURST, _SHARED_PER_S))
 
@@ -173,10 +175,9 @@ class AlertWatch:
     async def look(self, at_ms: int | None = None) -> None:
         """Check the conditions of this worker's alerts once. Put messages about alerts that begin or end.
 
-        Each listener belongs to the share of one worker. A call checks a listener of this worker's share if messages
-        wait for the listener in this worker's partitions, or if one of its alerts is open or may begin soon. Of the
-        share's other listeners, a call checks at most 200. `at_ms` is the current time; if it is None, the clock is
-        read.
+        Each listener is checked by one worker. Of its listeners, a worker checks all for which messages wait in the
+        worker's partitions, and all with an alert that is open or may begin soon. Of its other listeners, it checks at
+        most 200. `at_ms` is the current time; if it is None, the clock is read.
 
         Raises a BrokerError if Kafka does not answer. If Kafka does not answer for some listeners, the other listeners
         are checked before the error is raised.
@@ -200,9 +201,9 @@ class AlertWatch:
             raise failure
 
     def _due(self) -> list[Listener]:
-        """Return the listeners to check for alerts now. A listener is checked if messages wait for it in this worker's
-        partitions, or if one of its alerts is open or may begin soon. The other listeners take turns: at most 200 are
-        added.
+        """Return the listeners to check for alerts now. These are all listeners for which messages wait in this
+        worker's partitions, and all with an alert that is open or may begin soon. At most 200 other listeners are
+        added, which take turns.
 
         Replays and the listeners of the queue for alerts are never checked.
         """
@@ -219,8 +220,8 @@ class AlertWatch:
         return [*pressing, *others]
 
     def _presses(self, listener: Listener) -> bool:
-        """Return whether a listener must be checked for alerts now. A check is needed if messages of this worker's
-        partitions wait for the listener, or if one of its alerts is open or may begin soon.
+        """Return whether the next check for alerts must include this listener. This is so if messages wait for the
+        listener in this worker's partitions, or if one of its alerts is open or may begin soon.
         """
         triggers = self._triggers.get(listener.id, {})
         return bool(self.sources.lag(listener.id)) or any(one.pressing for one in triggers.values())
@@ -229,8 +230,8 @@ class AlertWatch:
         return self.sources.owns(self._home(subject_id))
 
     def _home(self, subject_id: str) -> int:
-        """Return the number of the partition whose owner checks the alerts of this listener, API key or
-        organization.
+        """Return the number of the partition to which a listener, an API key or an organization belongs. The worker
+        that owns this partition checks the alerts about this listener, API key or organization.
         """
         return crc32(subject_id.encode()) % self.partitions
 
@@ -243,8 +244,8 @@ class AlertWatch:
     # Facts
 
     async def _judge_listeners(self, several: Sequence[Listener], at_ms: int | None) -> None:
-        """Check some listeners for alerts. If the cursors of one listener can't be read, the other listeners are
-        checked first, and then the BrokerError is raised.
+        """Check some listeners for alerts. If the cursors of a listener can't be read, check the other listeners first,
+        and then raise the BrokerError.
         """
         loads = (self.sources.cursors.load([one.id], range(self.partitions)) for one in several)
         results = await asyncio.gather(*loads, return_exceptions=True)
@@ -298,8 +299,8 @@ class AlertWatch:
                 await self._judge(subject, {Kind.KEY: reading}, {"expires_at_ms": key.expires_at_ms}, at_ms)
 
     async def _judge_installation(self, at_ms: int) -> None:
-        """Begin or end alerts about unreadable parts of the log and about the disk. The operator's organizations come
-        first.
+        """Begin or end each organization's alerts about unreadable parts of the log and about the disk. Check the
+        operator's organizations first.
         """
         state = self._directory
         free_bytes, refused_below = (None, 0) if self.sources.disk is None else self.sources.disk()
@@ -315,11 +316,11 @@ class AlertWatch:
                 await asyncio.sleep(0)
 
     def _is_concerned(self, organization: Organization, now: Mapping[Kind, Reading]) -> bool:
-        """Return whether this worker must check the alerts about the installation for this organization, such as an
-        alert about a nearly full disk. A check is needed if one of these alerts is open, or may begin.
+        """Return whether this worker must check the alerts about the installation, such as a nearly full disk, for this
+        organization. It must do so if one of these alerts is open, or may begin.
 
         Such an alert begins only for the operator's organizations, and for organizations that have a queue for alerts.
-        Return False for an organization whose alerts another worker checks.
+        Return False if another worker checks the organization's alerts.
         """
         state = self._directory
         if not self._is_ours(organization.id):
@@ -335,12 +336,12 @@ class AlertWatch:
         self, subject: Subject, now: Mapping[Kind, Reading], facts: Mapping[str, int | str], at_ms: int
     ) -> None:
         """Begin or end the alerts about one listener, API key or organization. `now` has the kinds of alerts to check,
-        each with the present level of its condition. The events about these alerts get the `facts`.
+        and the present level of each kind's condition. The events about these alerts contain `facts`.
         """
         triggers = self._triggers.setdefault(subject.id, {})
         for kind in now:
             recorded = self._directory.alerts.trigger(kind, subject.id)
-            # Use the recorded alert: another worker may have changed it since this worker's previous check.
+            # If another worker has changed the alert since this worker's previous check, use the recorded alert.
             if kind not in triggers or not triggers[kind].agrees(recorded):
                 triggers[kind] = recorded
         before = {kind: replace(trigger) for kind, trigger in triggers.items()}
@@ -358,10 +359,10 @@ class AlertWatch:
     def _may_change(self, kind: Kind, subject: Subject, step: Step, at_ms: int) -> bool:
         """Return whether the alert is allowed to begin or end now. If not, the next check tries again.
 
-        An alert waits until the message about its previous change is put. Without this wait, that message could be
-        lost, because only the newest change of an alert is remembered. If many alerts about the whole installation
-        change, some of the alerts wait, but no alert of the operator's organizations. An alert does not begin while
-        this worker has begun too many alerts of the organization.
+        The message about the alert's previous change must be put first. Only the newest change of an alert is
+        remembered, so the earlier message would otherwise be lost. Two rate limits can also delay an alert. One is for
+        alerts of an organization that begin. The other is for all changes of alerts about the installation, except
+        those of the operator's organizations.
         """
         if not self._directory.alerts.is_told(kind, subject.id):
             return False
@@ -405,8 +406,8 @@ class AlertWatch:
             await self._messages.put(event)
 
     def _forget(self) -> None:
-        """Drop what this worker remembers of alerts that it need not check any more: alerts about deleted listeners,
-        API keys and organizations, and alerts that another worker checks now.
+        """Drop what this worker remembers of alerts that it does not check any more. These are alerts about deleted
+        listeners, API keys and organizations, and alerts that another worker checks now.
         """
         state = self._directory
         for subject_id in list(self._triggers):

@@ -16,7 +16,7 @@ from broker.kafka.scan import scan
 async def control_records(
     records: Records, topic: str, end: int, *, begin: int | None = None
 ) -> AsyncGenerator[list[Record], None]:
-    """Yield the records of the topic `control` before the offset `end`, in one list for each read. Start at the offset
+    """Yield the records of the topic `control` before the offset `end`: one list for each read. Start at the offset
     `begin`, or at the topic's start if `begin` is None.
 
     Raises Unavailable if Kafka does not answer or returns too few records, or if a record is unreadable.

@@ -31,18 +31,18 @@ log = logging.getLogger(__name__)
 
 LOOK_S: Final = 1.0
 READ_BYTES: Final = 64 << 10
-# The results of the newest 300 checks of the log are kept. For an older position, since() can't tell what has changed.
+# The results of the newest 300 checks of the log are kept. If a client's position is older, the changes are unknown.
 LOOKS_MAX: Final = 300
-# If clients of over 16 organizations wait, decode each record batch. This is faster than a search for over 16 ids.
+# If clients of over 16 organizations wait, decode all record batches: a search for so many ids would take longer.
 SEARCHED_MAX: Final = 16
 # If a check of the log finds over 500 changes of an organization, its clients only learn that something has changed.
 CHANGES_MAX: Final = 500
 
 
 class Change(NamedTuple):
-    """A change in the log: the kind of thing that changed, and its queue and listener, if known. The kind is for
-    example `queue`, `listener`, `message`, `delivery` or `replay`. Usually, the kind is the first word of the event's
-    type.
+    """A change in the log: the kind of thing that changed, and the ids of its queue and its listener, if known. The
+    kind is, for example, `queue`, `listener`, `message`, `delivery` or `replay`. Usually, it is the first word of the
+    event's type.
     """
 
     kind: str
@@ -51,8 +51,8 @@ class Change(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """The changes in the log since a client's position, and the position from which the client asks next. `changes` is
-    None if the changes are unknown. The client must then assume that everything has changed.
+    """The changes in the log since a client's position, and the client's new position. If it is unknown what has
+    changed, `changes` is None. The client must then assume that everything has changed.
     """
 
     position: str
@@ -60,8 +60,8 @@ class Changes(NamedTuple):
 
 
 class _Peek(msgspec.Struct):
-    """The few fields of an event that are decoded. They say which queue, listener or replay of an
-    organization changed.
+    """The fields that the change feed decodes from an event. They say which queue, listener or replay of which
+    organization has changed.
     """
 
     type: str = ""
@@ -72,9 +72,9 @@ class _Peek(msgspec.Struct):
 
 
 class _Look(NamedTuple):
-    # The changes by organization; None for an organization that had too many changes.
+    # The changes by organization id. If an organization had more than CHANGES_MAX changes, the value is None.
     changes: Mapping[str, frozenset[Change] | None]
-    # True if some records were not read. Then the changes of every organization are unknown.
+    # True if some records were skipped, so that it is unknown what has changed in any organization.
     unread: bool
 
 
@@ -86,8 +86,8 @@ _KINDS: Final = {"deliveries": "delivery", "answers": "delivery", "change": "mes
 class ChangeFeed:
     """The changes in the log, for all organizations that have a client waiting in this process.
 
-    `table` has the topics that are read, by their names without the prefix. The topics are read only while a client
-    waits.
+    `table` has the topics that are read. Its keys are the names of the topics without the installation's prefix. While
+    no client waits, no topic is read.
     """
 
     def __init__(
@@ -103,9 +103,9 @@ class ChangeFeed:
         self._positions: dict[tuple[str, int], int] = {}
         self._looks: deque[_Look] = deque(maxlen=LOOKS_MAX)
         self._epoch = secrets.token_hex(6)
-        self._number = 0  # the number of completed checks of the log since `_epoch` changed
+        self._number = 0  # The number of checks of the log that have ended since `_epoch` was set.
         self._looking = False  # True while the log is read
-        # By organization id: the number of the newest check of the log that may lack the organization's records.
+        # By organization id: the number of a check of the log. All later checks include the organization's records.
         self._known_since: dict[str, int] = {}
         self._looked = asyncio.Event()
         self._again: dict[str, frozenset[Change]] = {}
@@ -113,14 +113,14 @@ class ChangeFeed:
 
     @contextlib.asynccontextmanager
     async def waiting(self, organization_id: str) -> AsyncIterator[None]:
-        """Collect the changes of an organization from the log while the `with` block runs, so that since() can return
-        them. Raises LogUnavailable if Kafka does not answer.
+        """Collect the organization's changes from the log while the `with` block runs, so that since() can return them.
+        Raises LogUnavailable if Kafka does not answer.
         """
         known = self._waiting[organization_id] > 0
         self._waiting[organization_id] += 1
         try:
             if not known:
-                # A check of the log that has already begun may have skipped this organization's records.
+                # If a check of the log is already running, it may have skipped this organization's records.
                 self._known_since[organization_id] = self._number + self._looking
             if self._begun is None:
                 self._begun = asyncio.create_task(self._begin())
@@ -134,11 +134,12 @@ class ChangeFeed:
                 self._end()
 
     def since(self, organization_id: str, position: str | None) -> Changes:
-        """Return an organization's changes since a position that an earlier call has returned, and the new position.
+        """Return an organization's changes since `position`, and the new position. An earlier call has returned
+        `position`.
 
-        The changes are None if they are unknown. They are unknown if the position is missing, too old or of another
-        process, or if no client of the organization waited in between. They are also unknown if records were skipped,
-        or if one check of the log found more than CHANGES_MAX changes of the organization.
+        If it is unknown what has changed, the changes are None. This is so if the position is missing, too old or from
+        another process, or if at some time since then, no client of the organization was waiting. It is also so if
+        records were skipped, or if one check of the log found more than CHANGES_MAX changes of the organization.
         """
         now = f"{self._epoch}-{self._number}"
         epoch, _, number = (position or "").partition("-")
@@ -160,8 +161,8 @@ class ChangeFeed:
         return Changes(now, frozenset(found))
 
     async def looked(self, timeout_s: float) -> None:
-        """Wait until the next check of the log for changes has ended, but at most `timeout_s` seconds. After stop(),
-        return at once.
+        """Wait until the next check of the log for changes has ended, or until `timeout_s` seconds have passed. After
+        stop(), return at once.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
@@ -176,7 +177,7 @@ class ChangeFeed:
         try:
             self._positions = await self._ends()
         except BaseException:
-            # If another client has already started a new task that asks for the log's ends, keep that task.
+            # If another client has started a new task to read the log's end offsets meanwhile, keep that task.
             if self._begun is asyncio.current_task():
                 self._begun = None
             raise
@@ -188,8 +189,8 @@ class ChangeFeed:
             if task is not None:
                 task.cancel()
         self._begun = self._task = None
-        # While no client waits, the feed does not read the log. A new epoch marks the changes until then as unknown.
-        # If a client's position has an earlier epoch, since() tells the client that the changes are unknown.
+        # While no client waits, the log is not read, so changes in this time will be unknown to later clients.
+        # If a client's position has an old epoch, since() tells the client that the changes are unknown.
         self._epoch, self._number = secrets.token_hex(6), 0
         self._looks.clear()
         self._again = {}
@@ -212,7 +213,8 @@ class ChangeFeed:
             try:
                 await self._look()
             except LogUnavailable:
-                continue  # The next check of the log begins at the same positions, so no change is missed.
+                # After a failed check of the log, the next check begins at the same positions, so no change is missed.
+                continue
             except Exception:
                 log.exception("changes.look_failed")
                 self._positions = {}
@@ -224,8 +226,8 @@ class ChangeFeed:
         ends = await self._ends()
         moved = [(lane, at) for lane, end in ends.items() if (at := self._positions.get(lane, end)) < end]
         reads = await asyncio.gather(*(self._read(*lane, at) for lane, at in moved))
-        # If `_positions` is empty, an unexpected error has emptied it, and some events since then were not read.
-        # Without positions, tell clients that the changes are unknown, and continue at the partitions' current ends.
+        # If an unexpected error has emptied `_positions`, some events since then were not read.
+        # If `_positions` is empty, tell clients that the changes are unknown, and go on at the ends of the partitions.
         unread = not self._positions
         found: dict[str, set[Change]] = {}
         for (lane, _), read in zip(moved, reads, strict=True):
@@ -233,8 +235,8 @@ class ChangeFeed:
             for organization_id, change in [] if read is None else self._changes(read[0]):
                 found.setdefault(organization_id, set()).add(change)
         self._positions = ends
-        # A worker writes a delivery's event before it commits the offset. Until the commit, clients get the old state.
-        # Because the commit comes later, the next check of the log reports each changed delivery to clients again.
+        # A worker writes a delivery's event first, and commits the offset later. In between, clients get the old state.
+        # So each changed delivery is reported to clients twice: by this check of the log and by the next check.
         again, self._again = (
             self._again,
             {one: frozenset(change for change in some if change.kind == "delivery") for one, some in found.items()},
@@ -252,8 +254,8 @@ class ChangeFeed:
             self._looked = asyncio.Event()
 
     async def _read(self, topic: str, partition: int, offset: int) -> tuple[Iterable[Record], int] | None:
-        """Return the next records of a partition, and the offset at which the next read begins. Records of
-        organizations for which no client waits may be left out. Return None if the next records are damaged or deleted.
+        """Return the next records of a partition, and the offset at which the next read begins. If no client of an
+        organization waits, its records may be left out. Return None if the next records are damaged or deleted.
         """
         ids = [one.encode() for one in self._waiting]
         searched = topic != "control" and len(ids) <= SEARCHED_MAX
@@ -275,8 +277,8 @@ class ChangeFeed:
                 yield event.organization_id, self._change(event)
 
     def _change(self, event: _Peek) -> Change:
-        """Return the change that clients get for an event of the log. For an event about a replay's deliveries, this is
-        a change of the replay.
+        """Return the change that clients get for an event of the log. If the event is about the deliveries of a replay,
+        this is a change of the replay.
         """
         state = self._view.state
         noun = event.type.partition(".")[0]

@@ -26,13 +26,13 @@ from broker.kafka.requests import EARLIEST, FetchResult, OffsetTooOld
 _CONTROL: Final = TOPIC_OF[wire_name(ListenerRedriven)]
 _TRIES_MAX: Final = 100
 _PAUSE_S: Final = 0.02
-# A placeholder for an event that is too large to wait in memory. The event is read again when it is needed.
+# This placeholder stands for an event that is too large to wait in memory. The event is read again when it is needed.
 _TOO_LARGE: Final[Event] = Unreadable(at_ms=0, organization_id="", written="")
 
 
 class LogPartition(NamedTuple):
-    """A partition of the log that a request reads. `rank` is the position of the partition's topic in TOPICS, and
-    `name` is this topic's name in Kafka.
+    """A partition of the log that a request reads. `name` is the name of its topic in Kafka. `rank` is the position of
+    this topic in TOPICS.
     """
 
     rank: int
@@ -53,8 +53,8 @@ class Rests:
     """A cache of fetched records that are not needed yet. All requests of one process that read the log share this
     cache, but each request takes only its own records from it.
 
-    The cache holds at most `bytes_max` bytes. When the cache is full, the oldest fetches are dropped. Their records are
-    read from Kafka again when a request needs them.
+    The cache holds at most `bytes_max` bytes. When it is full, it drops the oldest fetches. If a request needs a
+    dropped record, it reads the record from Kafka again.
     """
 
     def __init__(self, bytes_max: int) -> None:
@@ -63,9 +63,9 @@ class Rests:
         self._kept: OrderedDict[Lane[Event], FetchResult] = OrderedDict()
 
     def keep(self, lane: Lane[Event], fetched: FetchResult, index: int) -> None:
-        """Put the records of a fetch into the cache, without the first `index` records. The next read of this partition
-        then takes them from the cache instead of Kafka. If the cache has more than `bytes_max` bytes after that, drop
-        the oldest fetches.
+        """Put the records of a fetch into the cache, except the first `index` records. The next read of this partition
+        takes them from the cache instead of Kafka. If the cache then has more than `bytes_max` bytes, drop the oldest
+        fetches.
         """
         records = fetched.records[index:]
         rest = fetched._replace(records=records, size=fetched.size * len(records) // len(fetched.records))
@@ -87,8 +87,8 @@ class LaneReader:
     """The reader of the partitions that one request for the log needs. It adds their records to a Merge, which puts the
     records of all partitions into one order. Call stop() at the end.
 
-    At most about `share_bytes` bytes of each partition's records wait in the Merge. Further records wait in the shared
-    cache `rests`.
+    At most about `share_bytes` bytes of each partition's records are in the Merge. Fetched records beyond that wait in
+    the shared cache `rests`.
     """
 
     def __init__(
@@ -109,10 +109,9 @@ class LaneReader:
         self._lanes: Sequence[Lane[Event]] = ()
 
     async def read(self, merge: Merge[Event], lane: Lane[Event], pace: Pace) -> None:
-        """Read the next records of a partition from the cache or from Kafka. Add the wanted records to `merge`, which
-        puts the records of all partitions into one order. If the next records are damaged, add one event that says so.
-
-        Raises Unavailable if Kafka does not answer.
+        """Read the next records of a partition from the cache or from Kafka. Add the records that the request needs to
+        `merge`, which puts the records of all partitions into one order. If the next records are damaged, add one event
+        that says so. Raises Unavailable if Kafka does not answer.
         """
         self._lanes = merge.lanes
         try:
@@ -121,12 +120,13 @@ class LaneReader:
             first, last = max(lane.at, damage.first), min(damage.last, lane.end - 1)
             merge.give(lane, [(first, lane.floor_ms, 0, self._told_damaged(lane, first, last))], last + 1)
             return
-        # Kafka has deleted the record at the requested offset, or the partition ends before this offset.
+        # Kafka has deleted the record at the requested offset, or the partition ends before the requested offset.
         except OffsetTooOld:
             name = self._names[lane.rank]
             oldest = (await self._records.offsets(name, {lane.partition: EARLIEST}))[lane.partition]
             if oldest <= lane.at:
-                raise  # Kafka has lost the record at this offset, or a new partition leader lacks it for a moment.
+                # Kafka did not delete this record. It is lost, or a new partition leader lacks it for a moment.
+                raise
             merge.give(lane, (), oldest)
             return
         with pace:
@@ -149,9 +149,8 @@ class LaneReader:
         )
 
     async def events(self, run: Run[Event]) -> list[Event]:
-        """Return the events of these records. Read an event again if it was too large to be kept in memory.
-
-        Raises Unavailable if Kafka does not answer.
+        """Return the events of the records in `run`. If an event was too large to be kept in memory, read it from Kafka
+        again. Raises Unavailable if Kafka does not answer.
         """
         found = [held.item for held in run.records]
         for index, event in enumerate(found):
@@ -183,11 +182,11 @@ class LaneReader:
         return await ahead.fetched
 
     def _give(self, merge: Merge[Event], lane: Lane[Event], fetched: FetchResult) -> None:
-        """Add fetched records to `merge`, up to the number of bytes that one partition may have there. Put the
-        remaining records into the cache.
+        """Add fetched records to `merge`. If they have more bytes than one partition may have there, put the remaining
+        records into the cache.
         """
         rows: list[tuple[int, int, int, Event | None]] = []
-        # Skipped records may also lie beyond the requested range. This is harmless: none of them matches the request.
+        # If skipped records lie beyond the requested range, this is harmless: none of them matches the request.
         if fetched.left_out_ms is not None:
             rows.append((lane.at, fetched.left_out_ms, 0, None))
         left, at, end, take = self._share_bytes, fetched.next_offset, lane.end, self._wanted.take

@@ -23,16 +23,15 @@ from broker.ports import DirectoryView
 from broker.time_offsets import offsets_since
 
 _KEPT_MAX: Final = 128
-# Clocks are sometimes set back. So the search for a queue's events begins a minute before the queue's creation.
+# Clocks are sometimes set back, so a search for a queue's events begins a minute before the queue's creation.
 _CLOCK_MS: Final = 60_000
 _MADE: Final = frozenset({wire_name(QueueCreated), wire_name(ListenerCreated), wire_name(ReplayStarted)})
 
 
 @dataclass(slots=True)
 class _Queue:
-    """An entry of the cache of listeners, for one queue. It has the ids of all listeners and replays of the queue that
-    were created before the offset `next` of the topic `control`. The next read of the topic for this queue begins at
-    this offset.
+    """The cached listeners of one queue. The entry has the ids of all listeners and replays of the queue that were
+    created before the offset `next` of the topic `control`. The next read of the topic for this queue begins at `next`.
     """
 
     next: int
@@ -58,11 +57,11 @@ class Listeners:
         self._kept: OrderedDict[tuple[str, str], _Queue] = OrderedDict()
 
     async def of_queue(self, organization_id: str, queue_id: str) -> frozenset[str] | None:
-        """Return the ids of all listeners that the queue ever had, and of their replays. Return None if there never was
-        such a queue.
+        """Return the ids of all listeners that the queue ever had, and of their replays. Return None if the
+        organization never had this queue.
 
-        For a queue in the cache, only new records of the topic `control` are read. Otherwise, the topic is read from
-        the queue's creation on, or from its start if there is no such queue now. Raises Unavailable if Kafka does not
+        If the queue is in the cache, read only the new records of the topic `control`. Otherwise, read the topic from
+        the queue's creation on, or from its start if the queue does not exist now. Raises Unavailable if Kafka does not
         answer, or if too many reads are running.
         """
         place = organization_id, queue_id
@@ -115,8 +114,8 @@ class Listeners:
         return False
 
     async def _unread(self, organization_id: str, queue_id: str) -> _Queue:
-        """Return a new cache entry for a queue. The entry has no listeners yet, and says from which offset of `control`
-        on the queue's events must be read.
+        """Return a new cache entry for a queue, still without listeners. Its offset `next` is a little before the
+        queue's creation in the topic `control`, or at the topic's start if the queue does not exist now.
         """
         live = self._view.state.queue(organization_id, queue_id)
         if live is None:

@@ -14,8 +14,8 @@ LATELY_S: Final = 1.0
 
 
 class Others:
-    """The time at which this process last got a request other than a read of the log. While other requests arrive, a
-    reader of the log leaves about half of the event loop's time to them.
+    """The time at which this process last got a request other than a read of the log. While such requests arrive, code
+    that reads the log leaves about half of the event loop's time to them.
     """
 
     def __init__(self) -> None:
@@ -31,10 +31,10 @@ class Others:
 
 
 class Pace:
-    """A limit for a long piece of work on the event loop. While requests arrive, the work gets about half of the loop's
-    time, and the requests get the other half.
+    """A limit on the time that a long piece of work takes from the event loop. While requests arrive, the work gets
+    about half of the event loop's time, and the requests get the other half.
 
-    Each step of the work is a `with` block without await.
+    Each step of the work runs in a `with` block, without await.
     """
 
     def __init__(self, others: Others) -> None:
@@ -48,12 +48,12 @@ class Pace:
         self._busy_s += time.perf_counter() - self._began_s
 
     async def give_way(self, *, after_s: float = 0.0) -> None:
-        """Pause the work for as long as it ran since the last pause, so that the event loop can serve requests. Do
-        nothing if the work ran for less than `after_s`.
+        """Pause the work for as long as it ran since the last pause, so that the event loop can serve requests. If no
+        other request came within the last second, only yield to the event loop once. If the work ran for less than
+        `after_s` seconds, do nothing.
 
         The pause does not end early when the event loop is idle, because a put in progress soon needs the loop again.
-        With shorter pauses, a put took three times as long while a client read the log. If no other request came within
-        the last second, the pause is a single turn of the loop.
+        With shorter pauses, a put took three times as long while a client read the log.
         """
         if self._busy_s < after_s:
             return

@@ -30,7 +30,7 @@ _ASKING_EACH_MAX: Final = 4  # requests at once of one organization
 
 
 class PastView:
-    """The part of the directory that belongs to one organization, such as its queues, listeners and API keys, as it was
+    """The part of the directory that belongs to one organization (its queues, listeners, API keys and so on), as it was
     at a past time. This object never changes.
     """
 
@@ -50,10 +50,10 @@ class PastView:
 
 
 class Past:
-    """The computation of one organization's directory, such as its queues and listeners, at a past time. The topic
-    `control` is read for one request at a time.
+    """The look-up of one organization's directory, such as its queues and listeners, as it was at a past time. The
+    topic `control` is read for one request at a time.
 
-    `tenant_of` maps an organization id to its tenant.
+    `tenant_of` takes an organization's id and returns its tenant.
     """
 
     def __init__(self, records: Records, table: Topics, others: Others, tenant_of: Callable[[str], str] = str) -> None:

@@ -36,7 +36,7 @@ from broker.time_offsets import offsets_since
 
 _SLOT_WAIT_S: Final = 60.0
 _SLICE_BYTES: Final = 256 << 10
-# After each millisecond of work, a read of the log yields to the event loop.
+# When a read of the log has worked for a millisecond, it pauses, so that the event loop can serve requests.
 _STEPS_S: Final = 0.001
 _MESSAGES: Final = TOPIC_OF[wire_name(MessagePut)]
 
@@ -50,7 +50,7 @@ class WrongCursor(Refused):
 
 
 class Entry(NamedTuple):
-    """An event of the log with its topic, partition and offset. `log_ms` is the time by which the log is ordered."""
+    """An event of the log with its topic, partition and offset. The log is ordered by the time `log_ms`."""
 
     log_ms: int
     topic: str
@@ -60,9 +60,8 @@ class Entry(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """The next events for a reader of the log, and the page token with which the next read continues after them.
-
-    `complete` is true if the requested range has no events after these.
+    """The next events for a reader of the log, and a page token. A read with this token continues after these events.
+    `complete` is true if the requested range has no further events.
     """
 
     entries: Sequence[Entry]
@@ -70,16 +69,18 @@ class Slice(NamedTuple):
     complete: bool
 
 
-# A function of organization id, listener id and queue id: whether the listener belongs to the queue, or did earlier.
+# Hears takes the ids of an organization, a listener and a queue.
+# Hears returns whether the listener belongs to the queue, or belonged to it before the listener was deleted.
 Hears = Callable[[str, str, str], Awaitable[bool]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
     """The range of the log that a client reads. It begins at the time `begin_ms`, or at the beginning of the log if
-    `begin_ms` is None. It ends before the time `end_ms`, and it has no events from after the request.
+    `begin_ms` is None. It ends before the time `end_ms`, and has no events that are newer than the request.
 
-    With `page_token`, the range begins at the page token instead. `limit` is the largest number of events.
+    If `page_token` is given, the range begins at the place that the token marks. `limit` is the largest number of
+    events.
     """
 
     begin_ms: int | None = None
@@ -92,9 +93,9 @@ class Range:
 class ReaderTuning:
     """The limits for reading the log in one process.
 
-    Kafka acknowledges an append within `settle_ms`, with rare exceptions. So no record is added between events that are
-    older than `settle_ms`: their order is final. A request that waits for the final order, or for a slow client, still
-    counts towards `open_max` and `open_each_max`.
+    Kafka acknowledges an append within `settle_ms` milliseconds, with rare exceptions. So when events are older than
+    `settle_ms`, no record will come in between them, and their order is final. Requests that read the log count towards
+    `open_max` and `open_each_max`, even while they wait for the final order or for a slow client.
     """
 
     settle_ms: int = 2_000
@@ -110,8 +111,8 @@ class ReaderTuning:
 class LogReader:
     """The reader of the log for all clients of one process. It returns events in the order of the log.
 
-    `past` computes earlier states of the directory. `others` records when other requests arrived, so that a read of
-    the log leaves time for them. `feed` tells waiting clients about changes.
+    `past` returns earlier states of the directory. `others` records when other requests arrive, so that a read of the
+    log leaves time for them. `feed` tells waiting clients about changes.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class LogReader:
         self._records = records
         self._table = dict(zip(TOPICS, (table.control, table.messages, table.changes, table.deliveries), strict=True))
         self.feed = ChangeFeed(records, self._table, view)
-        # A process reads one slice of the log at a time, and tenants take turns, so that other requests wait less.
+        # This process reads one slice of the log at a time, and tenants take turns. So the other requests wait less.
         self._read_slots = ReadSlots(1, 1, wait_s=_SLOT_WAIT_S)
         self._read_slots.tenant_of = view.state.tenant_of
         self.rests = Rests(tuning.rest_bytes_max)
@@ -139,9 +140,10 @@ class LogReader:
         """Yield the matching events in the order of the log, in slices. The last slice is marked as complete, unless
         `limit` ends the reading earlier.
 
-        Without an end, the range ends with the events that were acknowledged before the call. The complete slice then
-        comes at least `settle_ms` after the call, or earlier for the history of one message. A slice may have no
-        events; its page token still lies after the part that was searched.
+        If the range has no end, it ends with the events that were acknowledged before the call. The complete slice then
+        comes at least `settle_ms` after the call, because the order of the newest events is not final before. For the
+        history of one message, it may come earlier. A slice may have no events, but its page token still marks how far
+        the log was searched.
 
         Raises Busy if too many requests read the log, and NotFound if the wanted queue or listener never existed.
         Raises WrongCursor if the page token does not fit this request, and Unavailable if Kafka does not answer.
@@ -158,12 +160,12 @@ class LogReader:
     async def _named(self, wanted: Selection, span: Range) -> Selection:
         """Add the listeners of the wanted queue to the filter of a request.
 
-        Raises NotFound if there never was such a queue or listener. If the request has a page token, or reads the
-        history of one message, the listener is not looked up.
+        Raises NotFound if the organization never had the wanted queue or listener. Do not check the listener if the
+        request has a page token, or reads the history of one message.
         """
         organization_id, message = wanted.organization_id, wanted.message
         if message is not None and wanted.queue_id == message.queue_id:
-            # All events about a message belong to the message's queue, so a filter by this queue is not needed.
+            # All events about this message belong to the message's queue, so a filter by this queue is not needed.
             wanted = replace(wanted, queue_id=None)
         if wanted.queue_id is not None:
             found = await self._listeners.of_queue(organization_id, wanted.queue_id)
@@ -171,8 +173,8 @@ class LogReader:
                 raise NotFound("No queue of this organization has, or had, this ID. Check the ID.")
             wanted = replace(wanted, queue_listener_ids=found)
         if wanted.listener_id is None or message is not None or span.page_token is not None:
-            # A page token comes from an earlier page, for which the existence of the listener was already checked.
-            # For one message's history, do not check the listener: the check may read the whole topic `control`.
+            # If the request has a page token, an earlier request has already checked the id of the listener.
+            # For one message's history, do not check the listener: this might need a read of the whole topic `control`.
             return wanted
         if not await self._listeners.was(organization_id, wanted.listener_id):
             raise NotFound("No listener or replay of this organization has, or had, this ID. Check the ID.")
@@ -236,7 +238,7 @@ class _Reading:
                     yield Slice(entries, self._merge.page_token(), complete)
                 if complete or self._left == 0:
                     return
-                # The order of the newest records is not final yet. Wait until it is, and then read on.
+                # When all older records are read, wait until the order of the newest records is final. Then read on.
                 if not more:
                     await asyncio.sleep(max(0, end_ms + self._settle_ms - now_ms()) / 1000)
                     safe_ms = end_ms
@@ -266,15 +268,17 @@ class _Reading:
         self._merge = Merge(lanes, passed_ms=0 if page_token is None else page_token.passed_ms)
 
     async def _starts(self, begin_ms: int | None, first: Sequence[int], ends: Sequence[int]) -> Sequence[int]:
-        """Return, for each partition, the offset at which the read begins."""
+        """Return, for each partition, the offset at which the read begins. `first` has the partitions' first offsets,
+        and `ends` has the offsets before which the read ends.
+        """
         if begin_ms is None:
             return first
         found = await self._offsets(begin_ms, confirmed=True)
         starts = [min(at, end) for at, end in zip(found, ends, strict=True)]
         message = self._wanted.message
         if message is not None:
-            # Begin near the message, but early enough that the log time of the message's events is computed rightly.
-            # A damaged time index of Kafka can change the order of a message's events here, but no event is skipped.
+            # In `messages`, begin at the first record that is not older than the message. Older records are not needed.
+            # If Kafka's time index is damaged, the message's events may be in a wrong order, but no event is skipped.
             near = await self._offsets(message.at_ms)
             for number, one in enumerate(self._partitions):
                 if one.topic == _MESSAGES and 0 <= near[number] <= message.offset:
@@ -292,12 +296,11 @@ class _Reading:
         ]
 
     async def _offsets(self, at_ms: int, *, confirmed: bool = False) -> list[int]:
-        """Return, for each partition, the offset of the first record whose time is `at_ms` or later. For EARLIEST, this
-        is the partition's start; for LATEST, its end.
+        """Return, for each partition, the offset of the first record whose time is `at_ms` or later. If a partition has
+        no such record, return -1 for it, or its end offset with `confirmed`. For EARLIEST, return the partition's
+        start; for LATEST, its end.
 
         With `confirmed`, the offset is checked against the times of records, because Kafka's time index may be damaged.
-        If all records of a partition are older than `at_ms`, return -1 for this partition, or its end offset with
-        `confirmed`.
         """
         found: dict[tuple[str, int], int] = {}
         for topic in dict.fromkeys(one.name for one in self._partitions):
@@ -308,7 +311,7 @@ class _Reading:
         return [found[one.name, one.partition] for one in self._partitions]
 
     async def _slice(self, before_ms: int) -> tuple[list[Entry], bool]:
-        """Return the next events of the log, and whether more events before the time `before_ms` may follow."""
+        """Return the next events of the log, and whether there may be more events before the time `before_ms`."""
         entries: list[Entry] = []
         pace = Pace(self._others)
         reads = size = 0
@@ -338,8 +341,8 @@ class _Reading:
         return entries, more
 
     async def _told(self, story: Story, event: Event, hears: Hears) -> bool:
-        """Return whether an event belongs to the message's history. Call this method with the events in the order of
-        the log.
+        """Return whether an event belongs to the message's history. Call this method for all events, one by one, in the
+        order of the log.
         """
         if not story.tells(event):
             return False
