@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 
 _RETRY_S: Final = 1.0
 LOOK_S: Final = 30.0
-# To report an unreadable range, read `control` to its end first. If this takes over 5 s, try again a second later.
+# Before this process reports an unreadable range, it reads `control` to its end.
+# If reading `control` takes over 5 s, this process tries the report again a second later.
 _BEHIND_S: Final = 5.0
 
 
@@ -75,10 +76,10 @@ class DamageReports:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def found(self, damage: LogDamaged) -> None:
-        """Remember an unreadable range that a read has found, so that it is reported soon. Do nothing if the range is
-        reported as unreadable already, or was given up.
+        """Remember an unreadable range that a read has found, so that an event reports it soon. Do nothing if an event
+        has reported the range already, or if the range was given up.
 
-        Damage in the topic `statistics` is only logged, because that topic can be computed again.
+        An unreadable range in the topic `statistics` is only logged, because statistics can be computed again.
         """
         if damage.topic not in self._names:
             log.error("log.damaged topic=%s first_offset=%d last_offset=%d", damage.topic, damage.first, damage.last)
@@ -97,7 +98,7 @@ class DamageReports:
 
     def _known(self, one: DamagedRange) -> bool:
         state = self._view.state
-        # A part of the range may be recorded as damaged, and the rest as given up. So join both sets.
+        # One part of the range may be recorded as damaged, and another part as given up. So check both sets together.
         return joined(state.damage, state.given_up).covers(one)
 
     async def _tell(self) -> None:
@@ -135,8 +136,8 @@ class DamageReports:
             await asyncio.sleep(LOOK_S)
 
     async def look_again(self, known: Iterable[DamagedRange]) -> None:
-        """Check unreadable ranges again. Report the ranges that are readable now, and the offsets that retention has
-        deleted.
+        """Try to read these unreadable ranges again. Report in `control` which of them are readable now, and which
+        offsets retention has deleted.
 
         A range may become readable after a repair, or with another partition leader.
         """

@@ -24,7 +24,7 @@ def refuse_name(name: str) -> str | None:
 
 
 def shortened(text: str, chars_max: int = NAME_CHARS_MAX) -> str:
-    """Cut text from outside after `chars_max` characters, and add an ellipsis, so that an error message can quote it.
-    Return shorter text unchanged.
+    """Return the text for a quotation in an error message. If it has more than `chars_max` characters, cut it there and
+    add an ellipsis.
     """
     return text if len(text) <= chars_max else text[:chars_max] + "…"

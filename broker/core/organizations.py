@@ -56,8 +56,8 @@ class Organizations:
         )
 
     def tenant_of(self, organization_id: str) -> str:
-        """Return the tenant whose limits apply to the organization: the account that created the organization, or else
-        the organization itself.
+        """Return the tenant whose limits apply to the organization: the account that created the organization. If no
+        account did, the organization itself is the tenant.
         """
         organization = self.by_id.get(organization_id)
         return organization_id if organization is None else organization.founder or organization_id
@@ -67,8 +67,9 @@ class Organizations:
         return self._founded[account_id]
 
     def bytes_of(self, tenant: str, at_ms: int) -> int:
-        """Return how many bytes all organizations of a tenant have stored since the start of the UTC day that contains
-        `at_ms`. Bytes that no event `volume.recorded` reports are left out.
+        """Return how many bytes all organizations of a tenant have stored since the start of the UTC day of `at_ms`.
+        The number is the sum of the events `volume.recorded`. Bytes that no such event has reported yet are not
+        included.
         """
         day = at_ms // DAY_MS
         return sum(size for one, size in self._bytes_of.get(tenant, {}).items() if one >= day)
@@ -100,8 +101,8 @@ class Organizations:
                 return self._volume_recorded(event)
 
     def account_deleted(self, event: ev.AccountDeleted) -> bool:
-        """Remove a deleted account from all its organizations. Do nothing and return False if the event has no effect,
-        because the account is the last owner of an organization.
+        """Remove a deleted account from all its organizations, and return True. If the account is the last owner of an
+        organization and the event's `even_if_last` is false, change nothing and return False.
         """
         organizations = list(self.of_account(event.account_id))
         if not event.even_if_last and any(self.is_last(one, event.account_id) for one in organizations):
@@ -123,7 +124,7 @@ class Organizations:
     def _join(self, organization_id: str, account_id: str, role: str = OWNER) -> bool:
         """Make the account a member of the organization with this role.
 
-        Return False if the account can't become a member, or is a member already.
+        Return False if the organization or the account does not exist, or if the account is a member already.
         """
         organization = self.by_id.get(organization_id)
         if organization is None or account_id in organization.members or account_id not in self._accounts.by_id:
@@ -159,7 +160,8 @@ class Organizations:
         if not event.even_if_last and self.is_last(organization, event.account_id):
             return False
         remover = _account_of(event)
-        # The removal of a member is valid even if the person who requested it has left the organization meanwhile.
+        # Refuse the removal if the account that requested it is a member, but not an owner.
+        # Accept the removal if the account that requested it has left the organization meanwhile.
         if remover not in ("", event.account_id) and remover in organization.roles:
             return False
         self._leave(organization, event.account_id)
@@ -179,9 +181,9 @@ class Organizations:
         roles = {member: role for member, role in organization.roles.items() if member != event.account_id}
         if event.role != OWNER:
             roles[event.account_id] = event.role
-            # If the account was an owner, one of its invitations could make it an owner again. So end all of them.
+            # End all invitations that this member created: one of them could make a former owner an owner again.
             self.invitations.forget_all_by(event.account_id, organization.id)
-        # End all invitations to the member's address: one of them could give the member the former role back.
+        # After a change of role, end all invitations to the member's address: one of them could restore the old role.
         self.invitations.forget_all_to(self._accounts.by_id[event.account_id].email, organization.id)
         self.by_id[organization.id] = replace(organization, roles=roles)
         return True
@@ -213,7 +215,7 @@ def _account_of(event: Event) -> str:
 
 
 def by_shell(event: Event) -> bool:
-    """Return whether a command of the operator caused the event. In events of the first versions of Everput, `actor` is
-    then empty.
+    """Return whether the operator caused the event by a command. The first versions of Everput left the event's `actor`
+    empty in this case.
     """
     return event.actor in ("shell", "")

@@ -22,9 +22,9 @@ from broker.core.ids import parse_damaged_id
 class OutcomeChecks(Checks):
     """The checks of `everput verify` for one partition of `changes`, `deliveries` or `outstanding`.
 
-    `outcomes` collects, by listener, the offsets of messages whose delivery has ended or is in `outstanding`.
-    `strangers` holds findings about unknown listeners and replays. Such a listener or replay may have been created
-    after `control` was read. So the caller looks in the rest of `control` before it reports the findings.
+    `outcomes` maps a listener's id to the offsets of the messages whose delivery to it has ended or is in
+    `outstanding`. `strangers` holds findings about listeners and replays that no event in `control` has created so far.
+    Later events may create them. So the caller reads the rest of `control` before it reports these findings.
     """
 
     def __init__(
@@ -137,8 +137,8 @@ class OutcomeChecks(Checks):
             self.deleted.add(offset)
 
     def may_be_unseen(self) -> bool:
-        """Return whether some checked events name messages that were not read yet, so that these events must be checked
-        again.
+        """Return whether some of the checked events concern messages that were not read yet. If so, call unseen() after
+        more messages were read.
         """
         return bool(self._unseen)
 
@@ -150,14 +150,14 @@ class OutcomeChecks(Checks):
         messages = self._messages
         for (message_id, offset, queue_id), finding in self._unseen.items():
             if messages.begin > (offset or 0):
-                continue  # retention can have deleted the message, so its absence is no error
+                continue  # retention may have deleted this message, so do not report it as missing
             place = offset if message_id is None else messages.place(message_id)
             if place is None or offset not in (None, place) or not messages.has(place, queue_id):
                 yield finding
 
 
 def _key(event: Any) -> bytes:
-    """Return the key that a correct Kafka record of this event has."""
+    """Return the record key with which Everput writes this event to Kafka."""
     match event:
         case ev.KeptDelivery():
             return f"{event.listener_id}:{event.message_id}".encode()

@@ -15,7 +15,7 @@ class OutstandingSum(NamedTuple):
     """A fingerprint of the deliveries that one partition of the topic `outstanding` must hold: their number, and a hash
     of their keys.
 
-    `digest` combines the hashes of all keys by XOR. `end` is the partition's end offset at the time of the fingerprint.
+    `digest` is the XOR of the hashes of all keys. `end` is the partition's end offset when the fingerprint was made.
     """
 
     end: int
@@ -26,8 +26,8 @@ class OutstandingSum(NamedTuple):
         return f"{self.end}:{self.deliveries}:{self.digest:016x}"
 
     def agrees(self, found: OutstandingSum) -> bool | None:
-        """Return whether this fingerprint is equal to the fingerprint of the deliveries in Kafka. Return None if that
-        is unknown, because records were written after the fingerprint.
+        """Return whether this fingerprint is equal to `found`, the fingerprint of the deliveries in Kafka. Return None
+        if records were written after this fingerprint was made, so that the two can't be compared.
         """
         if found.end > self.end:
             return None
@@ -35,9 +35,9 @@ class OutstandingSum(NamedTuple):
 
 
 def parse_sum(text: str) -> OutstandingSum | None:
-    """Parse the fingerprint of deliveries from the metadata of a Kafka commit.
+    """Parse a fingerprint of deliveries, as text() writes it into the metadata of a committed offset.
 
-    Return None for any other text, such as the text of an older program.
+    Return None if the text is no fingerprint: an older version of Everput may have written it.
     """
     try:
         end, deliveries, digest = text.split(":")
@@ -58,7 +58,7 @@ class KeySum:
         self.digest = 0
 
     def add(self, key: bytes, by: int) -> None:
-        """Add the key of a delivery's record to the fingerprint if `by` is 1, or remove it if `by` is -1."""
+        """Add the key of a delivery's record to the fingerprint (`by` is 1), or remove the key (`by` is -1)."""
         self.deliveries += by
         self.digest ^= int.from_bytes(hashlib.blake2b(key, digest_size=8).digest())
 
@@ -68,7 +68,9 @@ class KeySum:
 
 class LiveKeys:
     """The keys of the deliveries that a partition of the topic `outstanding` holds, computed from its records in order.
-    `lost` has the made-up keys of empty records, which Everput wrote at the offsets of records that Kafka had lost.
+
+    If Kafka lost records, Everput wrote an empty record in the place of each. `lost` has the keys of these empty
+    records.
     """
 
     def __init__(self) -> None:
@@ -76,8 +78,9 @@ class LiveKeys:
         self.lost: set[bytes] = set()
 
     def note(self, key: bytes | None, value: bytes | None) -> None:
-        """Apply the partition's next record to the keys. A record without a value (a tombstone) removes its key. A
-        record with an empty value adds its key to `lost`. Any other record adds its key to the keys of deliveries.
+        """Process the partition's next record. A record with a value is a delivery: remember its key. A record with an
+        empty value stands for a lost record: add its key to `lost`. A record without a value (a tombstone) means that
+        the delivery with this key is gone: forget the key.
         """
         key = key or b""
         self._keys.discard(key)

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Found(NamedTuple, Generic[T]):
-    """A message of the queue, found in the records that were read for a page. `size` is in bytes."""
+    """A message of the queue that a page may show. `size` is its size in bytes."""
 
     at_ms: int
     offset: int
@@ -25,8 +25,9 @@ class Found(NamedTuple, Generic[T]):
 class Chunk(NamedTuple, Generic[T]):
     """The messages of a queue in the offsets [start, end) of one partition, in log order.
 
-    The partition begins at the offset `begin`. `oldest_at_ms` is the time of the first record that was read from
-    `start` on, or of a message before `start` that was left out; None if nothing was read.
+    The partition begins at the offset `begin`. `oldest_at_ms` is the time of the first record that was read. If the
+    messages were too large together, the oldest were left out, and it is the time of the last one left out. It is None
+    if nothing was read.
     """
 
     begin: int
@@ -37,11 +38,12 @@ class Chunk(NamedTuple, Generic[T]):
 
 
 def newest(chunks: Sequence[Chunk[T]], limit: int, *, bytes_max: int | None = None) -> tuple[list[T], list[int]]:
-    """Return a page of a queue's newest messages, newest first, and a list with one offset for each partition. The next
-    page has the older messages: those before these offsets. `chunks` has one chunk for each partition.
+    """Return one page of a queue's messages, newest first. Also return a list with one offset for each partition: the
+    next page has messages before these offsets.
 
-    The page has at most `limit` messages. The page ends before a message if another partition may have a newer message
-    that is not in the chunks. The messages have at most `bytes_max` bytes together, except for a single larger message.
+    `chunks` has the messages that were read, one chunk for each partition. The page has at most `limit` messages, with
+    at most `bytes_max` bytes together. If the newest message alone is larger, the page has only this message. A message
+    is left for the next page if a partition may have a newer message that was not read yet.
     """
     unread = [chunk for chunk in chunks if chunk.start > chunk.begin]
     floor_ms = max((chunk.oldest_at_ms for chunk in unread if chunk.oldest_at_ms is not None), default=None)
@@ -68,7 +70,7 @@ def newest(chunks: Sequence[Chunk[T]], limit: int, *, bytes_max: int | None = No
 
 
 def _times_ms(chunk: Chunk[T]) -> Iterator[int]:
-    """Yield a time for each message of the chunk: the latest of `oldest_at_ms` and the times of the messages up to this
-    one. So the times never fall.
+    """Yield for each message of the chunk the highest time up to then: of `oldest_at_ms`, of the earlier messages, and
+    of the message itself. With these times, no message is sorted before an earlier one of its partition.
     """
     return islice(accumulate((one.at_ms for one in chunk.found), max, initial=chunk.oldest_at_ms or 0), 1, None)

@@ -20,13 +20,11 @@ L = TypeVar("L")
 
 
 def interval_ms(down_ms: int, *, listeners: int, per_s: int) -> int:
-    """Return the time between two probes of a listener that has been down for `down_ms`.
+    """Return the ms between two probes of a listener that has been down for `down_ms`.
 
-    The time is a twentieth of `down_ms`, but at least PROBE_MS_FIRST and at most PROBE_MS_MAX. It is also limited to
-    the time in which all `listeners` that are down can be probed once at `per_s` probes a second: for example, 5 s for
-    100 listeners at 20 probes a second.
-
-    So if only a few listeners are down, they are probed often, even if they have been down for long.
+    The interval is a twentieth of `down_ms`. If all `listeners` that are down can be probed in less time at `per_s`
+    probes a second, the interval is that time: 5 s for 100 listeners at 20 probes a second. The interval is never
+    shorter than PROBE_MS_FIRST or longer than PROBE_MS_MAX.
     """
     return max(PROBE_MS_FIRST, min(PROBE_MS_MAX, down_ms // _PART, 1000 * listeners // per_s))
 

@@ -11,18 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-# For each listener, a process remembers the last 10,000 messages that redrives (requests to retry) have listed.
+# For each listener, a process remembers the last 10,000 messages that redrives (requests to retry now) have named.
 MESSAGES_MAX: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Redrives:
-    """The redrives of a listener (requests to retry deliveries now), and which deliveries they concern. `count` is the
-    number of redrives so far.
+    """The redrives of a listener, numbered from 1. A redrive is a request to retry deliveries now: all deliveries to
+    the listener, or those of the messages that the redrive names.
 
-    The redrives are numbered. `of_all` is the number of the newest redrive that concerned all deliveries, or 0.
-    `of_messages` maps a message id to the number of the newest redrive that named the message. At most MESSAGES_MAX
-    messages are remembered. A redrive up to number `cancelled` was cancelled: it concerns no delivery any more.
+    `count` is the number of redrives so far. `of_all` is the number of the newest redrive of all deliveries; 0 if there
+    was none. `of_messages` maps a message id to the number of the newest redrive that named the message, for at most
+    MESSAGES_MAX messages. All redrives up to number `cancelled` are cancelled, and concern no delivery any more.
     """
 
     count: int = 0
@@ -46,7 +46,7 @@ class Redrives:
         return Redrives(count=self.count, cancelled=self.count)
 
     def concern(self, message_id: str, *, since: int) -> bool:
-        """Return whether a redrive with a number above `since` concerns the delivery of this message."""
+        """Return whether a redrive newer than redrive number `since` concerns the delivery of this message."""
         return self.of_all > since or self.of_messages.get(message_id, 0) > since
 
 

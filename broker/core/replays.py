@@ -26,10 +26,10 @@ ENDED_MAX: Final = 1_000
 class Replay:
     """A replay: a range of a queue's messages that is delivered again, to the listener or to another URL.
 
-    `only` says which messages it delivers: `all`, `failed` or `undelivered`. The messages are in the range of offsets
-    from `start_offsets` to before `end_offsets`. If `picked` is None, the replay delivers all messages of this range.
-    Otherwise, it delivers three groups: those at the offsets in `picked`, those below `before_offsets`, and those from
-    `after_offsets` on.
+    `only` says which messages it delivers: `all`, `failed` or `undelivered`. The range begins at `start_offsets` and
+    ends before `end_offsets`, with one offset for each partition. If `picked` is None, the replay delivers all messages
+    of the range. Otherwise, it delivers only the messages before `before_offsets`, those at the offsets in `picked`,
+    and those from `after_offsets` on.
     """
 
     id: str
@@ -50,14 +50,15 @@ class Replay:
     counted_all: bool
     send_headers: bool  # even to another origin
     created_at_ms: int
-    finished: tuple[int, ...] = ()  # partitions in which every delivery is delivered, parked or cancelled
+    # partitions in which all deliveries of the replay are delivered, parked or cancelled
+    finished: tuple[int, ...] = ()
     paused: str | None = None  # None if not paused
     ended: str | None = None  # None while it runs
     ended_at_ms: int | None = None
 
     def chooser(self, partition: int) -> Callable[[int], bool] | None:
-        """Return a function that says whether the replay takes the message at an offset of its range in this partition.
-        Return None if the replay takes all messages of its range.
+        """Return a function that tells, for an offset in the replay's range of this partition, whether the replay
+        delivers the message there. Return None if the replay delivers all messages of its range.
         """
         if self.picked is None:
             return None
@@ -142,7 +143,7 @@ class Replays:
         return [self._drop(replay_id) for replay_id in self._of.pop(listener_id, ())]
 
     def everything(self) -> list[Replay]:
-        """Return all replays in a fixed order, so that two states can be compared by a hash."""
+        """Return all replays, sorted by id, so that processes with equal replays compute the same hash of them."""
         return sorted(self._by_id.values(), key=lambda replay: replay.id)
 
 

@@ -18,8 +18,8 @@ class RetryPolicy:
     wait longer, but not longer than `delay_ms_max`.
 
     A delivery is parked if attempt number `max_attempts` fails, or if an attempt fails `max_age_ms` or longer after the
-    first attempt. A redrive restarts both, except for a delivery that is still in a worker's memory (about its first
-    minute).
+    first attempt. A redrive restarts the count of attempts and the time. It restarts neither for a delivery that is
+    still in a worker's memory (about its first minute).
     """
 
     delay_ms_first: int = 1_000
@@ -35,8 +35,9 @@ _DOUBLINGS_MAX: Final = 32  # far more than any delay_ms_max needs
 def delay_ms(policy: RetryPolicy, number: int, *, retry_after_s: int | None, jitter: float) -> int:
     """Return how long to wait before the next attempt, in milliseconds.
 
-    `number` is how many attempts were made. `retry_after_s` is the wait that the listener asked for (RFC 9110, 10.2.3),
-    limited to `delay_ms_max`. `jitter` is a random number in [0, 1).
+    `number` is how many attempts were made so far. `retry_after_s` is the wait that the listener asked for with the
+    header Retry-After (RFC 9110, 10.2.3). If it is longer than `delay_ms_max`, `delay_ms_max` is used. `jitter` is a
+    random number in [0, 1), by which the longest possible wait is multiplied.
     """
     if number < 1:
         raise ValueError(f"the number of attempts must be at least 1, not {number}")

@@ -48,12 +48,13 @@ class _Newer(msgspec.Struct):
 
 
 _newer_fields = msgspec.json.Decoder(_Newer)
-# A redrive, a cancellation or a replay can concern messages without naming them, so a message's history checks each.
+# Events of redrives, cancelled redrives and replays can concern a message without naming it.
+# A search for the history of one message decodes every event of these types.
 _OF_MANY: Final = frozenset(
     {wire_name(ListenerRedriven), wire_name(ListenerRedrivesCancelled), wire_name(ReplayStarted)}
 )
 # Everput writes an event's type first, so an event of an unwanted type can be skipped without decoding it.
-# If a Kafka record begins with these bytes, the event's type follows. Otherwise, Everput must decode the record.
+# If a Kafka record begins with these bytes, the type of its event follows. Otherwise, decode the record.
 _TYPED: Final = b'{"type":"'
 
 
@@ -82,8 +83,8 @@ class MessagePosition:
 class Selection:
     """A filter of the log's events. An event must match every field that is not None.
 
-    `queue_listener_ids` holds all listeners and replays that the queue has ever had, because some events name only a
-    listener. With `message`, only events of this message's history match.
+    `queue_listener_ids` holds the ids of all listeners and replays that the queue has ever had: some events name a
+    listener, but no queue. If `message` is given, only events of this message's history match.
     """
 
     organization_id: str
@@ -93,12 +94,12 @@ class Selection:
     listener_id: str | None = None
     actor: str | None = None
     message: MessagePosition | None = None
-    # A record can match the filter only if its bytes contain each of the ids in `_needles`.
+    # `_needles` holds ids. A record whose bytes lack one of these ids can't match the filter.
     _needles: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     _beginnings: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     _queue: bytes = field(init=False, repr=False, compare=False)
-    # A record that contains none of the texts in `_places` can match the filter only if its type is in `_OF_MANY`.
-    # If `_places` is empty, the check for these texts excludes no record.
+    # `_places` holds the message's id and offset as they are written in a record; it is empty without a message.
+    # A record that has neither this id nor this offset can match only if its type is in `_OF_MANY`.
     _places: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -123,9 +124,9 @@ class Selection:
         return tuple(topic for topic in TOPICS if topic in wanted)
 
     def take(self, value: bytes | None) -> Event | None:
-        """Return the event in a record if it matches the filter, else None. An event that only a newer version can read
-        is returned as Unreadable. If the filter is for one message and the event is about several, the returned event
-        has only the rows of this message.
+        """Return the event of a record if it matches the filter, else None. If only a newer version of Everput can
+        decode the event, return Unreadable in its place. If the filter is for one message, the returned event has no
+        data about other messages.
         """
         if value is None or not self._may_be(value):
             return None
@@ -139,7 +140,8 @@ class Selection:
         return self._story_of(event) if self._is(event) else None
 
     def may_be_in(self, values: bytes) -> bool:
-        """Return False if none of several records can match the filter, True if one may match. Nothing is decoded.
+        """Return whether any of several records may match the filter, without decoding them. `values` holds the bytes
+        of all these records.
 
         The method can't be used for the topic `control`, because some of its events name neither a queue nor a message.
         """
@@ -176,8 +178,8 @@ class Selection:
         return about in self.queue_listener_ids
 
     def _story_of(self, event: Event) -> Event | None:
-        """Return the event if it concerns the message of this filter, else None. If the event is about several
-        messages, the returned event has only the rows of this message.
+        """Return the event if it concerns the message of this filter, else None. Data about other messages is left out
+        of the returned event. If the filter is for no single message, return the event unchanged.
         """
         message = self.message
         if message is None:

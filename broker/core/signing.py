@@ -41,14 +41,14 @@ def secret_text(key: bytes) -> str:
 class Signer:
     """Signs requests with one secret (HMAC-SHA256, RFC 2104).
 
-    It copies hash states in which the secret is already hashed. Python's hmac.digest() hashes the secret each time, and
-    takes about twice as long for a message of 1 KiB.
+    The secret is hashed once, and each signature continues from a copy of this hash. For a message of 1 KiB, this takes
+    about half the time of Python's hmac.digest(), which hashes the secret each time.
     """
 
     __slots__ = ("_inner", "_outer")
 
     def __init__(self, key: bytes) -> None:
-        """Prepare the hash states for a secret of at most 64 bytes."""
+        """Hash the secret (at most 64 bytes) once, for all later signatures."""
         padded = key.ljust(_BLOCK_BYTES, b"\0")
         self._inner = hashlib.sha256(padded.translate(_INNER))
         self._outer = hashlib.sha256(padded.translate(_OUTER))

@@ -20,9 +20,9 @@ from broker.core.events import DeliveriesSettled, DeliveryAttempted, Event, Stat
 from broker.core.histogram import BOUNDS_MS, buckets
 
 MINUTE_MS: Final = 60_000
-# The topic `statistics` keeps its records for 30 days, so older messages and attempts need not be counted.
+# Messages and attempts older than 30 days need not be counted: the topic `statistics` keeps its records for 30 days.
 KEPT_MS: Final = 30 * 24 * 60 * MINUTE_MS
-# An event is ignored if over 200 records of `statistics` are between the last one that its writer had read and it.
+# An event in the topic `statistics` is ignored if over 200 records before it were unread by its writer.
 LATE_MAX: Final = 200
 _ANSWER_CHARS_MAX: Final = 32
 _STATUSES: Final = range(100, 600)
@@ -49,8 +49,8 @@ class Position(NamedTuple):
 
 
 class Key(NamedTuple):
-    """The minute, queue and listener for which a row of statistics counts. `listener_id` is empty in a row for the puts
-    of a queue. Both ids are empty for unreadable records.
+    """The minute, queue and listener to which a row of statistics belongs. A row for the puts of a queue has an empty
+    `listener_id`. In a row for unreadable records, both ids are empty.
     """
 
     minute: int
@@ -60,12 +60,13 @@ class Key(NamedTuple):
 
 @dataclass(slots=True)
 class Counts:
-    """The counts of one row of statistics. In the row for unreadable records, `put` is the number of their offsets."""
+    """The counts of one row of statistics. In a row for unreadable records, `put` counts the unreadable offsets."""
 
     put: int = 0
     delivered: int = 0
     parked: int = 0  # deliveries
-    waited_ms: int = 0  # sum of the ms from a message's `deliver_at`, or else its put, to its acceptance
+    # sum of delivery times: ms from a message's `deliver_at` (without one: its put) to its acceptance
+    waited_ms: int = 0
     failed: dict[str, int] = field(default_factory=dict)  # attempts by HTTP status or error
     waited: dict[int, int] = field(default_factory=dict)  # deliveries by histogram bucket
 
@@ -80,16 +81,18 @@ class Counts:
             self.waited[bucket] = self.waited.get(bucket, 0) + number
 
     def took(self, waited_ms: Sequence[int]) -> None:
-        """Add these delivery times to their sum and their histogram. The caller counts the deliveries in `delivered`.
-        A delivery time is the ms from the message's put, or its `deliver_at`, to the acceptance.
+        """Add these delivery times to their sum and their histogram. A delivery time is the ms from the message's
+        `deliver_at` (without one: its put) to its acceptance by the listener. The caller adds the number of deliveries
+        to `delivered`.
         """
         for bucket, number in buckets(waited_ms):
             self.waited[bucket] = self.waited.get(bucket, 0) + number
         self.waited_ms += sum([max(0, one) for one in waited_ms])
 
     def quantile_ms(self, share: float) -> int | None:
-        """Return a delivery time that this fraction of the deliveries did not exceed. The time is the upper bound of a
-        histogram bucket. Return None if there is no delivery, or if the time is above the last bound.
+        """Return the delivery time in ms that the fraction `share` of the deliveries did not exceed (0.5: the median).
+        The result is the upper bound of a histogram bucket. Return None if there is no delivery, or if the time is
+        above the last bound.
         """
         total = sum(self.waited.values())
         seen = 0
@@ -106,8 +109,8 @@ class Counts:
 
 
 class Totals:
-    """The counts of statistics by minute, queue and listener, with the position up to which each partition is
-    counted.
+    """The counts of statistics by minute, queue and listener, and for each partition the offset up to which its records
+    are counted.
     """
 
     def __init__(self, positions: Mapping[Lane, Position] | None = None) -> None:
@@ -134,7 +137,7 @@ class Totals:
         self.at(Key(minute, queue_id, "")).put += number
 
     def event(self, event: Event) -> None:
-        """Count the attempts in an event `deliveries.settled` or `delivery.attempted`. Other events change nothing."""
+        """Count the attempts in an event `deliveries.settled` or `delivery.attempted`. Do nothing for other events."""
         if isinstance(event, DeliveriesSettled):
             self._settled(event)
         elif isinstance(event, DeliveryAttempted):
@@ -172,12 +175,12 @@ class Totals:
         self.positions[lane] = Position(offset + 1, minute)
 
     def skipped(self, lane: Lane, offset: int) -> None:
-        """Record that no record of a partition before this offset is left to count."""
+        """Record that counting continues at this offset of a partition: no record before it is left to count."""
         self.positions[lane] = Position(offset, self._minute(lane))
 
     def unreadable(self, lane: Lane, first: int, last: int) -> None:
-        """Record unreadable offsets of a partition. The minute of the newest record counted before them is then marked
-        as incomplete.
+        """Count the offsets from `first` to `last` of a partition as unreadable. The statistics then show the minute of
+        the newest record counted before these offsets as incomplete.
         """
         minute = self._minute(lane)
         self.at(Key(minute, "", "")).put += last - first + 1
@@ -188,8 +191,8 @@ class Totals:
         return 0 if at is None else at.minute
 
     def counted(self, at_ms: int, after: int) -> StatisticsCounted:
-        """Return the event that stores these counts in the topic `statistics`. This process has read all records of
-        `statistics` before the offset `after`.
+        """Return the event that stores these counts in the topic `statistics`. Before `after`, an offset of this topic,
+        this process has read all of the topic's records.
         """
         ranges = tuple(
             (lane.topic, lane.partition, self.begins.get(lane, Position(0)).offset, end.offset, end.minute)
@@ -202,10 +205,11 @@ class Totals:
 
 
 def answer_name(status: int | None, error: str | None) -> str:
-    """Return the name under which a failed attempt is counted: its HTTP status, or its error if there was no answer.
+    """Return the name under which the statistics count a failed attempt: its HTTP status, or its error if there was no
+    answer.
 
-    The name is the error, too, if a 2xx answer to a batch rejected the message. The name is `other` for an unusual
-    status or a long error.
+    If a 2xx answer to a batch rejected the message, the name is the error, too. A status outside 100 to 599, or an
+    error of over 32 characters, is counted as `other`.
     """
     if status is not None and not (taken(status) and error):
         return str(status) if status in _STATUSES else "other"
@@ -235,16 +239,17 @@ class Coverage:
     """The rule that statistics count each Kafka record once. If several statistics events cover the same offset of a
     partition, only the first of them is valid.
 
-    `positions` holds, for each partition, the offset up to which the valid events cover it.
+    `positions` maps a partition of `messages` or `deliveries` to the offset up to which valid events have counted its
+    records.
     """
 
     def __init__(self) -> None:
         self.positions: dict[Lane, Position] = {}
 
     def accept(self, offset: int, event: StatisticsCounted) -> bool:
-        """Return whether the event of statistics at this offset of the topic `statistics` is valid. An event is not
-        valid if it was written late (LATE_MAX), or if it covers an offset that an earlier valid event covers. If the
-        event is valid, remember which offsets it covers.
+        """Return whether the event at this offset of the topic `statistics` is valid. The event is not valid if it
+        covers an offset that an earlier valid event covers. It is also not valid if it was written late: more than
+        LATE_MAX records before it were unread by its writer. If the event is valid, remember which offsets it covers.
         """
         if offset - event.after > LATE_MAX:
             return False
@@ -270,8 +275,8 @@ def total(rows: Iterable[tuple[Key, Counts]], into: dict[Key, Counts] | None = N
 class Series:
     """The statistics of one queue or listener over time, in steps of at least a minute.
 
-    `points` has the counts of each step. `complete` is False for each step of which counts are known to be missing.
-    `written_at_ms` is the time at which the newest added event of statistics was written; None if there is none.
+    `points` has the counts of each step. `complete` has False for a step if some of its counts are known to be missing.
+    `written_at_ms` is the time of the newest event that was added; None if none was.
     """
 
     def __init__(self, from_ms: int, step_ms: int, number: int, queue_id: str, listener_id: str | None = None) -> None:
@@ -288,7 +293,7 @@ class Series:
     def add(self, event: StatisticsCounted) -> None:
         """Add the counts of a valid event. The caller must add the events in their order in the topic `statistics`.
 
-        The statistics of a listener include the counts of puts on the listener's queue.
+        The statistics of a listener also count the puts on the listener's queue.
         """
         if self._lost:
             self._mark(self.written_at_ms or 0, event.at_ms)
@@ -301,8 +306,9 @@ class Series:
                 self._count(*read_row(row))
 
     def _wants(self, row: StatisticsRow) -> bool:
-        """Return whether a row of counts belongs to these statistics over time: it counts the queue's messages, or the
-        listener's deliveries. Without a listener, the rows of all listeners belong to these statistics.
+        """Return whether these statistics include this row of counts. They include rows for the puts on their queue,
+        and rows for deliveries to their listener. If these are the statistics of a queue, rows for all of its listeners
+        are included.
         """
         queue_id, listener_id = row[1:3]
         return queue_id == self._queue_id and (self._listener_id is None or listener_id in ("", self._listener_id))
@@ -315,7 +321,9 @@ class Series:
         self._lost = True
 
     def close(self) -> None:
-        """Mark the last steps of time as incomplete if the last event of statistics could not be read."""
+        """Call this after the last event was added. If the last event could not be read, mark the steps of time after
+        the newest readable event as incomplete.
+        """
         if self._lost:
             self._mark(self.written_at_ms or 0, self.from_ms + self.step_ms * len(self.points))
 
@@ -353,8 +361,8 @@ def _backwards(now: int, growths: Sequence[int]) -> list[int]:
     """Return how many deliveries waited at the end of each step of time, oldest step first. `now` is how many wait now.
     The earlier numbers are calculated backwards from `now`.
 
-    `growths` says by how many deliveries the number grew in each step. The last item of `growths` is additional: the
-    growth from the end of the last step until now.
+    `growths` has one number for each step: by how many deliveries the number of waiting ones grew. One more number
+    follows: the growth from the end of the last step until now.
     """
     found, waiting = [], now
     for growth in reversed(growths[1:]):
@@ -366,7 +374,7 @@ def _backwards(now: int, growths: Sequence[int]) -> list[int]:
 class QueuesSeries(Series):
     """The statistics of several queues together over time.
 
-    `queues` holds, for each queue, the ids of its listeners and the time of each listener's creation. A put makes one
+    `queues` maps a queue's id to its listeners, and each listener's id to the time of its creation. A put makes one
     delivery wait for each listener that existed in the minute of the put.
     """
 
@@ -374,7 +382,7 @@ class QueuesSeries(Series):
         super().__init__(from_ms, step_ms, number, "")
         self._queues = queues
         self._growths = [0] * (number + 1)
-        # How much each backlog has grown, by listener id. Only listeners created at `from_ms` or later are included.
+        # By how many deliveries each backlog has grown, by listener id: of listeners created at `from_ms` or later.
         self._young = {
             one: 0 for listeners in queues.values() for one, at_ms in listeners.items() if at_ms >= self.from_ms
         }
@@ -407,7 +415,7 @@ class QueuesSeries(Series):
         growths = [*self._growths]
         for listeners in self._queues.values():
             for one, created_at_ms in listeners.items():
-                # If a new listener starts with older messages, count them as growth at the time of its creation.
+                # Add the older messages with which a new listener starts as growth at the time of its creation.
                 if one in self._young:
                     growths[self._place(created_at_ms)] += lags.get(one, 0) - self._young[one]
         return _backwards(sum(lags.values()), growths)

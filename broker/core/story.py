@@ -19,13 +19,13 @@ from broker.core.replays import started
 
 
 class Story:
-    """The rule that tells which events belong to the history of one message. `whole` says that the caller reads the
-    events from the message's put on, so that none is missing.
+    """The rule that tells which events belong to the history of one message. If `whole` is true, the caller reads all
+    events since the message's put. If it is false, earlier events may be missing.
     """
 
     def __init__(self, *, whole: bool) -> None:
         self._owed: dict[str, bool] = {}  # last attempt failed, by listener
-        self._redriven: dict[str, bool] = {}  # by listener: whether its delivery was redriven after the newest attempt
+        self._redriven: dict[str, bool] = {}  # by listener: whether a redrive came after its delivery's newest attempt
         self._whole = whole
 
     def tells(self, event: Event) -> bool:
@@ -50,9 +50,9 @@ class Story:
         return True
 
     def doubted(self, event: Event) -> str | None:
-        """Return the id of a listener that the caller must look up, or None. With an id, the event belongs to the
-        message's history only if this listener belongs to the message's queue. With None, the event belongs to the
-        history in any case.
+        """Return the id of the event's listener if the caller must check whether this listener belongs to the message's
+        queue. Only then does the event belong to the message's history. Return None if the event belongs to it in any
+        case.
         """
         if isinstance(event, ListenerRedriven) and event.message_ids:
             return None

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 HEADER: Final = b"traceparent"
 _BYTES_MAX: Final = 128  # version 00 has 55 bytes
-# This regular expression takes linear time on any input, because each part of it repeats a fixed number of times.
+# This regular expression takes linear time on any input: each of its parts has a fixed length.
 _PARTS: Final = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _NO_VERSION: Final = b"ff"
 
@@ -45,7 +45,7 @@ def parse(value: bytes) -> TraceParent | None:
 
 
 def _sampled(flags: bytes) -> str:
-    """Return the trace flags of a later version of the header as flags of version 00. Only the lowest bit has a known
-    meaning.
+    """Return the trace flags for version 00 from those of a later version of the header. Keep only the lowest bit,
+    `sampled`, because the meaning of the others is unknown.
     """
     return "01" if int(flags, 16) & 1 else "00"

@@ -14,7 +14,7 @@ _BITS_MAX: Final = 63
 
 
 def pack(numbers: Iterable[int]) -> str:
-    """Pack non-negative numbers into a short text. Before the base64 encoding, a number below 128 takes one byte."""
+    """Pack non-negative numbers into a short text: varints in base64. The varint of a number below 128 is one byte."""
     return base64.urlsafe_b64encode(b"".join(map(_varint, numbers))).rstrip(b"=").decode()
 
 

@@ -25,7 +25,8 @@ from typing import Final, Generic, TypeVar
 
 from broker.core.cursor import OPEN_MAX, Cursor
 
-# If a listener can't take new messages of a partition, the offsets of up to 32 are remembered for a later read.
+# If a listener can't take new messages of a partition, remember the offsets of the first 32 for a later read.
+# If there are more than 32, all records from the next such message on must be searched for the listener's messages.
 BEHIND_MAX: Final = 32
 
 D = TypeVar("D")
@@ -34,9 +35,9 @@ D = TypeVar("D")
 class Window(Generic[D]):
     """The deliveries of one partition's messages to one listener, as a worker knows them.
 
-    `open` maps the offset of a message to its delivery, until it is delivered, parked, cancelled or moved to the topic
-    `outstanding`. `missing` has the offsets in `open` whose messages must be read again. The listener gets no messages
-    below the offset `begin`.
+    `open` maps a message's offset to its delivery until the delivery is delivered, parked, cancelled or moved to the
+    topic `outstanding`. `missing` has the offsets in `open` whose messages are not in memory, and must be read again.
+    The listener gets no message below the offset `begin`.
     """
 
     __slots__ = ("begin", "behind", "missing", "open", "scan_from")
@@ -49,9 +50,9 @@ class Window(Generic[D]):
         self.missing: set[int] = set()
 
     def restore(self, cursor: Cursor, tail: int, opened: Iterable[tuple[int, D]]) -> None:
-        """Restore a listener's open deliveries in a partition, and the offset where its delivery continues, from its
-        stored progress (cursor). `opened` has a delivery for each open offset of the cursor. `tail` is the offset up to
-        which this worker has read new messages, or the end offset of a replay.
+        """Restore a listener's deliveries in a partition from its stored progress `cursor`. `opened` has a delivery for
+        each offset that the cursor lists as open. The listener gets further messages from the cursor's `top` on. `tail`
+        is the offset up to which this worker has read new messages, or the end offset of a replay.
         """
         self.open = dict(opened)
         self.missing = set(self.open)
@@ -66,7 +67,7 @@ class Window(Generic[D]):
 
     def idle(self, tail: int) -> bool:
         """Return whether the listener has no open delivery and no unread message in this partition below `tail`, the
-        position of the reader of new messages. Return False if the listener's start is above `tail`.
+        offset of the next new message. Return False if the listener starts at an offset above `tail`.
         """
         return not self.open and not self.behind and self.scan_from is None and self.begin <= tail
 
@@ -78,12 +79,11 @@ class Window(Generic[D]):
         return len(self.open) >= OPEN_MAX
 
     def seen(self, offset: int, delivery: D | None) -> bool:
-        """Process a new message of this listener's queue, which the reader of new messages has reached. Return whether
-        the delivery of the message begins now.
+        """Process a new message of this listener's queue, and return whether its delivery begins now.
 
-        The delivery does not begin if the offset is below the listener's start. It also waits for a later read of the
-        message if older messages come first, or if `delivery` is None. The caller passes None if the listener has no
-        room for the message, or is paused.
+        The delivery begins if `delivery` is given, and the listener waits for no older message. Otherwise, the message
+        is read again later. `delivery` is None if the listener has no room for the message, or is paused. A message
+        below the listener's start is ignored.
         """
         if offset < self.begin or self.scan_from is not None:
             return False
@@ -97,22 +97,24 @@ class Window(Generic[D]):
         return False
 
     def wanted(self) -> int | None:
-        """Return the offset from which a catch-up reader must read for this listener, because the reader of new
-        messages is already past this offset. Return None if the listener needs no such message.
+        """Return the offset from which a catch-up reader (a reader of older messages) must read for this listener.
+        Return None if the listener needs no older message.
         """
         if self.missing:
             return min(self.missing)
         return self.behind[0] if self.behind else self.scan_from
 
     def may_take(self, offset: int) -> bool:
-        """Return whether the older message at this offset is the next one that the listener is allowed to take."""
+        """Return whether the older message at this offset is the next one for the listener, which gets messages in
+        order.
+        """
         if self.behind:
             return offset == self.behind[0]
         return self.scan_from is not None and offset >= self.scan_from
 
     def take(self, offset: int, delivery: D) -> None:
-        """Add the delivery of a message that a catch-up reader has read. may_take() must have returned True for its
-        offset.
+        """Add the delivery of an older message that was read for this listener. Call this only if may_take() has
+        returned True for this offset.
         """
         if self.behind:
             self.behind.popleft()
@@ -121,11 +123,12 @@ class Window(Generic[D]):
         self.open[offset] = delivery
 
     def passed(self, start: int, end: int, tail: int) -> None:
-        """Record that a catch-up reader (a reader of older messages) has read the offsets [start, end) for this
-        listener. The reader of new messages is at the offset `tail`.
+        """Record that a catch-up reader (a reader of older messages) has searched the offsets [start, end) for this
+        listener's messages.
 
-        `behind` has the offsets of messages that the listener must still get, lowest first. If the log lacks the first
-        of these messages, may_take() allows no later message until gone() is called for its offset.
+        The next search begins at `end`. If `end` is at or after `tail`, the offset of the next new message, no further
+        search is needed. If messages in `behind` were not taken, this call changes nothing. If the log lacks the first
+        of these messages, call gone() with its offset: until then, may_take() allows no later message.
         """
         if self.scan_from is not None and not self.behind and start <= self.scan_from:
             self.scan_from = max(self.scan_from, end)
@@ -133,32 +136,32 @@ class Window(Generic[D]):
                 self.scan_from = None
 
     def gone(self, offset: int) -> None:
-        """Forget an offset at which the listener needs a message, and its open delivery: the message can't be read."""
+        """Forget the message at this offset, and its open delivery, because the message can't be read."""
         self.missing.discard(offset)
         if self.behind and self.behind[0] == offset:
             self.behind.popleft()
         self.open.pop(offset, None)
 
     def scan(self, offset: int) -> None:
-        """Record that a catch-up reader (a reader of older messages) must read all messages for this listener from this
-        offset on, because this worker does not know which messages the listener needs. Do nothing if such an offset is
-        recorded already.
+        """Record that all records from this offset on must be searched for the listener's messages, because this worker
+        does not know their offsets. Do nothing if the start of a search is recorded already.
         """
         if self.scan_from is None:
             self.scan_from = max(offset, self.begin)
 
     def within(self, first: int, last: int) -> tuple[list[int], int | None]:
-        """Return the offsets in this range that must be read again for the listener. Also return the offset from which
-        on all records must be searched for its messages, or None if this offset is not in the range.
+        """Return the offsets from `first` to `last` whose messages must be read again for the listener. Also return the
+        offset from which all records must be searched for the listener's messages. This second value is None if that
+        offset is not from `first` to `last`, or if no search is needed.
         """
         own = sorted(offset for offset in (*self.missing, *self.behind) if first <= offset <= last)
         begin = self.scan_from
         return own, begin if begin is not None and first <= begin <= last else None
 
     def found(self, offset: int) -> D | None:
-        """Record that the message at this offset has been read again, and return the open delivery that waited for it.
+        """Record that the message at this offset has been read again. Return the open delivery that needs the message.
 
-        Return None if no delivery waited for this message.
+        Return None if no delivery needs it.
         """
         if offset not in self.missing:
             return None
@@ -179,8 +182,8 @@ class Window(Generic[D]):
         return self.open.pop(offset, None)
 
     def top(self, tail: int) -> int:
-        """Return the offset below which every message for this listener was taken: its delivery is open or settled.
-        `tail` is the offset up to which new messages were read.
+        """Return the offset below which the listener has taken all its messages: the delivery of each is open or
+        settled. `tail` is the offset of the next new message.
         """
         if self.behind:
             return self.behind[0]

@@ -36,8 +36,8 @@ from broker.ports import EARLIEST, Count, DirectoryView, NoMember, OffsetTooOld
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shared:
-    """The objects and settings that a worker hands to each new assignment. An assignment is what the worker owns
-    between two rebalances.
+    """The objects and settings that a worker gives to each new assignment. An assignment is what the worker owns
+    between two rebalances: partitions, and the deliveries of their messages.
     """
 
     kafka: Ports
@@ -54,7 +54,9 @@ class Shared:
 
 
 class Assignment:
-    """The partitions of a worker between two rebalances, the state of their deliveries, and the loops for them."""
+    """The partitions that a worker owns between two rebalances, the state of their deliveries, and the loops that serve
+    them.
+    """
 
     def __init__(self, shared: Shared) -> None:
         kafka, dispatchers, count, tuning = shared.kafka, shared.dispatchers, shared.count, shared.tuning
@@ -62,7 +64,7 @@ class Assignment:
         self._shared = shared
         self.dispatchers = dispatchers
         self.partitions: dict[int, Partition] = {}  # empty until they are taken over
-        self._dropped = False  # whether this worker has handed the partitions over or lost them
+        self._dropped = False  # True after this worker has handed the partitions over or lost them
         self.share = WHOLE  # its part of listeners' limits
         self.loops: set[asyncio.Task[None]] = set()
         self.leaving: set[asyncio.Task[None]] = set()  # writes to `outstanding` in flight
@@ -79,7 +81,7 @@ class Assignment:
         self.ended_listeners = EndedListeners(cursors, shared.view, self.checkpoints, *owned, tuning)
         self.replay_progress = ReplayProgress(log.control.append, self.partitions, dispatchers, outstanding, tuning)
         self.retention = Retention(log, cursors, shared.view, *owned, shared.retain_s, fence.assure, tuning)
-        # A dispatcher uses the following attributes. The typing.Protocol `Assigned` (dispatch/stream.py) declares them.
+        # Dispatchers use the following attributes, which the typing.Protocol `Assigned` (dispatch/stream.py) declares.
         self.known_changes = self.changes.known
         self.touched = self.checkpoints.touched
         self.changed = self.checkpoints.changed
@@ -93,8 +95,8 @@ class Assignment:
     # Start and end
 
     def start(self) -> None:
-        """Start the loops that serve the assigned partitions. Call this in a take-over, when the deliveries to each
-        listener are set up from its committed offsets.
+        """Start the loops that serve the assigned partitions. Call this during a take-over, after the deliveries to
+        each listener were set up from the listener's committed offsets.
         """
         loops = (
             self._serve_outstanding,
@@ -111,8 +113,8 @@ class Assignment:
         self.loops = {self._shared.run(loop()) for loop in loops}
 
     async def pause(self) -> None:
-        """Cancel the loops that serve the assigned partitions, and wait until the loops have ended. Attempts in flight
-        continue, and attempts can still begin.
+        """Cancel the loops that serve the assigned partitions, and wait until the loops have ended. Attempts are not
+        stopped: those in flight continue, and new attempts can begin.
         """
         for task in self.loops:
             task.cancel()
@@ -132,8 +134,8 @@ class Assignment:
         self.outstanding.close()
 
     async def _ask(self) -> None:
-        """Ask Kafka whether the worker still owns its partitions. If it has lost them, let no more attempts begin, and
-        raise NoMember. Raises another LogUnavailable if Kafka does not answer or the worker has no partitions.
+        """Ask Kafka whether the worker still owns its partitions. If it has lost them, raise NoMember, and let no more
+        attempts begin. Raises another LogUnavailable if Kafka does not answer, or if the worker has no partitions.
         """
         try:
             await self._shared.kafka.membership.confirm(
@@ -144,9 +146,9 @@ class Assignment:
             raise
 
     def delivers(self, number: int, dispatcher: Dispatching) -> bool:
-        """Return whether this worker delivers a partition's messages to the listener: the partition is in this
-        assignment, and the listener's committed offset is loaded. This is also true while the listener is paused or
-        down.
+        """Return whether this worker delivers this partition's messages to the listener. It does if the partition is in
+        this assignment, and the listener's committed offset is loaded. A listener that is paused or down makes no
+        difference.
         """
         partition = self.partitions.get(number)
         return not self._dropped and partition is not None and partition.placed(dispatcher)
@@ -164,12 +166,12 @@ class Assignment:
     async def fetch(
         self, partition: int, offset: int, bytes_max: int, queue_ids: Collection[str]
     ) -> tuple[Sequence[Message], int]:
-        """Read messages of these queues from Kafka in one fetch of about `bytes_max` bytes, from `offset` on. Return
-        the messages, possibly none, and the offset of the next read. If Kafka has deleted the offset, read from the
-        partition's first record.
+        """Read messages of these queues from Kafka, in one fetch of about `bytes_max` bytes that begins at `offset`.
+        Return the messages (possibly none), and the offset at which the next fetch begins. If Kafka has deleted the
+        record at `offset`, this fetch begins at the partition's first record.
 
-        Raises LogDamaged if the first records are unreadable, and LogUnavailable if Kafka does not answer or the worker
-        has lost the partition.
+        Raises LogDamaged if the first records are unreadable. Raises LogUnavailable if Kafka does not answer, or if the
+        worker has lost the partition.
         """
         log = self._shared.kafka.log
         requests, name, worth = log.requests, log.messages.name, may_be_in(queue_ids)
@@ -188,10 +190,11 @@ class Assignment:
         return found, fetched.next_offset
 
     async def park_damaged(self, partition: int, ranges: Sequence[tuple[Dispatching, int, int]]) -> bool:
-        """Park the deliveries whose messages can't be read from Kafka: keep them without further attempts. Each of
-        `ranges` is a listener's dispatcher with the first and the last unreadable offset. Return False if this worker
-        has not taken the partition over. Raises LogUnavailable if Kafka does not answer or the worker has lost the
-        partition.
+        """Park the deliveries whose messages can't be read from Kafka: keep them without further attempts. `ranges` has
+        one item for each listener: its dispatcher, and the first and the last unreadable offset.
+
+        Return False if this worker has not taken the partition over. Raises LogUnavailable if Kafka does not answer, or
+        if the worker has lost the partition.
         """
         return await self.outstanding.park_damaged(
             partition, [(one.listener, first, last) for one, first, last in ranges]
@@ -212,8 +215,9 @@ class Assignment:
         task.add_done_callback(self.leaving.discard)
 
     async def _set_aside_now(self, delivery: Delivery, event: KeptDelivery) -> None:
-        """Write the delivery to the topic `outstanding`, and only then let the committed offset pass its message. If
-        the message was deleted, cancel the delivery instead. If the delivery was dropped before the write, do nothing.
+        """Write the delivery to the topic `outstanding`. After that, the listener's committed offset may pass the
+        message. If the message was deleted, cancel the delivery instead. If the delivery was dropped before the write,
+        do nothing.
         """
         dispatcher = delivery.stream.dispatcher
         if self.known_changes and self.changes.deleted(delivery):

@@ -27,7 +27,8 @@ class Fence:
     """The check that this worker still owns its partitions. While the process was suspended, another worker may have
     taken the partitions over.
 
-    `assure()` asks Kafka, unless a request of the last `sure_s` seconds has confirmed that the worker owns them.
+    `assure()` asks Kafka. If Kafka has confirmed the ownership in the last `sure_s` seconds, assure() does not ask
+    again.
     """
 
     def __init__(
@@ -39,11 +40,11 @@ class Fence:
         self._tuning = tuning
         self._monotonic = monotonic
         self._ask = ask  # raises NoMember if partitions are lost
-        self._asked_at = float("-inf")  # send time of the newest ownership check that Kafka has confirmed
+        self._asked_at = float("-inf")  # send time of the newest request in which Kafka confirmed the ownership
         self._answer: asyncio.Future[None] | None = None  # set while assure() asks Kafka
 
     def end(self) -> None:
-        """Make every later check fail, because this worker has handed its partitions over or lost them."""
+        """Let every later check of ownership fail, because this worker does not own its partitions any more."""
         self._ask, self._asked_at = _handed_over, float("-inf")
 
     async def confirm(self) -> None:
@@ -66,7 +67,8 @@ class Fence:
     async def assure(self) -> None:
         """Make sure that this worker still owns its partitions. Raises LogUnavailable if that is not certain.
 
-        Kafka is asked only if its newest confirmation is too old. Calls at the same time share one request.
+        Kafka is asked only if its newest confirmation is older than `sure_s` seconds. Calls at the same time share one
+        request.
         """
         if self._monotonic() - self._asked_at < self._tuning.sure_s:
             return
@@ -81,7 +83,7 @@ class Fence:
             answer.set_exception(
                 error if isinstance(error, LogUnavailable) else LogUnavailable("the ownership check was aborted")
             )
-            # Read the exception here, because asyncio logs an exception that no caller has read.
+            # Read the exception here: asyncio logs every exception that no caller has read.
             answer.exception()
             raise
         finally:

@@ -29,7 +29,8 @@ Placed = Callable[[int, str], Iterable[Dispatcher]]
 @dataclass(slots=True)
 class _UnderWay:
     """A delivery attempt that was in flight when the worker got an update or deletion of its message. `number` and
-    `again` are the delivery's fields at that time. If one of these fields has changed since, this attempt has ended.
+    `again` are copies of the delivery's fields from that moment. If a field of the delivery differs from its copy, the
+    attempt has ended.
     """
 
     delivery: Delivery
@@ -39,15 +40,18 @@ class _UnderWay:
 
 @dataclass(slots=True)
 class ChangeReply:
-    """An update or deletion of a message, and the worker's answer to it: the state of each listener's delivery."""
+    """An update or deletion of a message, and the worker's answer to the client: the state of the message's delivery to
+    each listener.
+    """
 
     offset: int  # the offset of the change's record in the topic `changes`
     event: MessageChange
-    in_doubt: bool  # True if the partition's former owner may have sent the message without storing the result
-    honoured: bool  # True if the update or deletion may have taken effect before this worker took the partition over.
-    applied: bool = True  # False if the update or deletion has no effect, for example after a deletion
+    in_doubt: bool  # True if an earlier worker may have sent the message without storing the result
+    honoured: bool  # True if an earlier worker may have applied the update or deletion already
+    # False if the update or deletion has no effect, for example because the message was deleted before
+    applied: bool = True
     states: dict[str, str] = field(default_factory=dict)  # by listener id
-    # The attempts in flight, by listener id. The answer to the client waits up to `answer_s` seconds for their results.
+    # The attempts in flight, by listener id. The client's answer waits for their results, at most `answer_s` seconds.
     under_way: dict[str, _UnderWay] = field(default_factory=dict)
 
 
@@ -71,9 +75,9 @@ class Answers:
         self._partitions = partitions
 
     def look(self, partition: int, offset: int, event: MessageChange, *, in_doubt: bool, honoured: bool) -> ChangeReply:
-        """Return the reply to an update or deletion of a message, with the current state of the message's delivery to
-        each listener of its queue. Replays are left out. While an attempt is in flight, its delivery's state is missing
-        in the reply. tell() adds it when the attempt has ended, or `unknown` after `answer_s` seconds.
+        """Return the reply to an update or deletion of a message. It has the current state of the message's delivery to
+        each listener of its queue, but not to replays. The state of a delivery with an attempt in flight is missing.
+        tell() adds this state when the attempt has ended, or adds `unknown` after `answer_s` seconds.
         """
         reply = ChangeReply(offset, event, in_doubt, honoured)
         for dispatcher in self._placed(partition, event.queue_id):
@@ -88,11 +92,11 @@ class Answers:
         return reply
 
     async def tell(self, partition: int, changes: Iterable[ChangeReply]) -> None:
-        """Write the worker's answer to each of these updates and deletions of messages to the topic `deliveries`. An
-        answer is written as soon as the states of all deliveries of the message are known. After `answer_s` seconds,
-        each open state becomes `unknown`.
+        """Write the worker's answers to these updates and deletions of messages to the topic `deliveries`. An answer is
+        written as soon as the states of all deliveries of its message are known. A state that is not known after
+        `answer_s` seconds is written as `unknown`.
 
-        An answer that Kafka does not store is not written again.
+        If Kafka does not store an answer, the answer is not written again.
         """
         deadline = time.monotonic() + self._tuning.answer_s
         waiting = list(changes)
@@ -104,7 +108,7 @@ class Answers:
             if ready:
                 # If the worker can't store the answer to an update or deletion, the client gets the state `unknown`.
                 with contextlib.suppress(LogUnavailable):
-                    # Ask Kafka first whether this worker owns the partition: a new owner may have sent the message.
+                    # Check that this worker still owns the partition: otherwise, a new owner may have sent the message.
                     await self._confirm()
                     await self._deliveries.append({partition: ready})
             waiting = [reply for reply in waiting if reply.under_way]
@@ -129,9 +133,9 @@ class Answers:
                 del reply.under_way[listener_id]
 
     def _outcome(self, attempt: _UnderWay, message_id: str) -> str | None:
-        """Return the state of the delivery after this attempt, or None while the attempt is in flight. The state is
-        `delivered` if the listener accepted the message as it was before the update or deletion, and `unknown` if the
-        delivery was dropped.
+        """Return the state of the delivery after this attempt. Return None while the attempt is in flight. The state
+        `delivered` means that the listener accepted the message as it was before the update or deletion. The state
+        `unknown` means that the delivery was dropped.
         """
         delivery, stream = attempt.delivery, attempt.delivery.stream
         if delivery.state is DROPPED:
@@ -146,8 +150,8 @@ class Answers:
 
 
 def _known(reply: ChangeReply, state: str) -> str:
-    """Return the state of the delivery, or `unknown` if it is not certain what the listener got from a former owner of
-    the partition.
+    """Return the delivery's `state`. Return `unknown` instead if a former owner of the partition may have sent the
+    message or applied the update or deletion, so that it is not certain what the listener got.
     """
     return "unknown" if (reply.honoured if state == "delivered" else reply.in_doubt) else state
 

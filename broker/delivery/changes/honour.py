@@ -45,17 +45,21 @@ _LOOK_BACK: Final = 100  # records
 
 @dataclass(slots=True)
 class Taken:
-    """The updates and deletions of one partition's messages that a worker has read, at a take-over or for new
-    listeners.
+    """The updates and deletions of one partition's messages that a worker has read from the topic `changes`, at a
+    take-over or for new listeners.
     """
 
-    floor: int  # `found` has the change in effect of each changed message from this offset of `messages` on
-    position: int  # offset of the next record of `changes` to read
-    in_doubt_below: int  # Messages below it may have been sent by an earlier owner that crashed.
-    # Updates and deletions below this offset in `changes` may have taken effect under the partition's former owner.
+    # `found` is complete for messages from the offset `floor` of `messages` on.
+    # For each of these messages that was updated or deleted, `found` has the change that counts.
+    # Of messages before `floor`, `found` has at most those with a delivery in `outstanding`.
+    floor: int
+    position: int  # the next offset of the topic `changes` to read
+    in_doubt_below: int  # Messages below this offset may have been sent by a worker that crashed.
+    # Updates and deletions below this offset of `changes` may have been applied by an earlier worker.
     honoured_below: int
     found: dict[int, tuple[str, str, Change]] = field(default_factory=dict)
-    # Updates and deletions whose clients may still wait for an answer: offset, event, and whether the event has effect.
+    # Updates and deletions whose clients may still wait for an answer.
+    # An item of `recent` is the offset in `changes`, the event, and whether the event has effect.
     recent: list[tuple[int, MessageChange, bool]] = field(default_factory=list)
 
 
@@ -88,7 +92,7 @@ class Changes:
         self._floors: dict[int, int] = {}
         self._positions: dict[int, int] = {}  # next offsets of `changes` to read
         self._in_doubt_below: dict[int, int] = {}
-        # By partition: a former owner may have applied the updates and deletions before this offset of `changes`.
+        # By partition: a former owner may have applied the updates and deletions below this offset of `changes`.
         self._honoured_below: dict[int, int] = {}
         self._covering = 0
         self._texts: dict[tuple[int, int], asyncio.Task[str | None]] = {}
@@ -98,10 +102,10 @@ class Changes:
 
     async def read(self, lows: Mapping[int, int], ends: Sequence[int]) -> dict[int, Taken]:
         """Read the updates and deletions of messages that the worker must know before it delivers messages of these
-        partitions. The deliveries of `outstanding` must have been read before. Raises LogUnavailable if Kafka fails.
+        partitions. Call this after the deliveries of `outstanding` were read. Raises LogUnavailable if Kafka fails.
 
-        `lows` has for each partition the lowest offset from which a listener continues, and `ends` the partition's end
-        offset.
+        `lows` maps each partition to the lowest offset of `messages` from which a listener continues. `ends` has the
+        end offset of each partition of `messages`.
         """
         positions = await self._log.changes.end_offsets(list(lows))
 
@@ -114,8 +118,8 @@ class Changes:
         return dict(await asyncio.gather(*(one(partition, low) for partition, low in lows.items())))
 
     async def say_taken(self, partitions: Iterable[int]) -> None:
-        """Record that this worker owns the partitions. Call this before the first attempt: after a crash, the record
-        tells the next owner that messages may have been sent. Raises LogUnavailable if Kafka does not store it.
+        """Record in the topic `deliveries` that this worker owns the partitions. Call this before the first attempt:
+        after a crash, the next owner then knows that messages may have been sent. Raises LogUnavailable.
         """
         by: Fields = {"at_ms": now_ms(), "organization_id": "", "actor": "worker"}
         await self._log.deliveries.append(
@@ -123,8 +127,8 @@ class Changes:
         )
 
     def take_over(self, taken: Mapping[int, Taken]) -> None:
-        """Begin to apply updates and deletions in these partitions: new ones, and those that read() has returned. Call
-        this when the worker owns the partitions, and call placed() later.
+        """Begin to apply updates and deletions to the deliveries of these partitions: those that read() has returned as
+        `taken`, and all newer ones. Call this when the worker owns the partitions. Call placed() later.
         """
         for partition, one in taken.items():
             self._floors[partition] = one.floor
@@ -135,8 +139,8 @@ class Changes:
         self._tail.follow({partition: one.position for partition, one in taken.items()})
 
     def placed(self, taken: Mapping[int, Taken]) -> None:
-        """Answer clients that may still wait for the newest updates and deletions. Cancel stored deliveries of deleted
-        messages, except those of replays. Call this when the listeners' committed offsets are loaded.
+        """Answer clients that may still wait for an answer to an update or deletion in `taken`. Cancel deliveries of
+        deleted messages in `outstanding`, except those of replays. Call this when the listeners' offsets are loaded.
         """
         for partition, one in taken.items():
             recent = []
@@ -150,8 +154,8 @@ class Changes:
                 self._run(self._answers.tell(partition, recent))
 
     async def hand_over(self) -> None:
-        """Record that the results of all attempts in the worker's partitions are stored, after the final checkpoint.
-        Call this only if no attempt is in flight. Raises LogUnavailable if Kafka does not store the event.
+        """Record in the topic `deliveries` that the results of all attempts are stored. Call this after the final
+        checkpoint, and only if no attempt is in flight. Raises LogUnavailable if Kafka does not store the record.
         """
         by: Fields = {"at_ms": now_ms(), "organization_id": "", "actor": "worker"}
         handed_over = {
@@ -188,10 +192,10 @@ class Changes:
             self._covering -= 1
 
     async def _doubt(self, partition: int, end: int, changes_end: int) -> tuple[int, int]:
-        """Read the newest event that a worker has written to the topic `deliveries`, and return two offsets.
+        """Return two offsets, found in the newest event that a worker has written to the topic `deliveries`.
 
-        The former owner may have sent messages below the first offset without storing the results. The former owner may
-        have applied updates and deletions below the second offset, which is an offset of the topic `changes`.
+        The first is an offset of `messages`: the former owner may have sent messages below it without storing the
+        results. The second is an offset of `changes`: the former owner may have applied updates and deletions below it.
         """
         if end == 0:
             return 0, 0
@@ -205,9 +209,9 @@ class Changes:
         """Read the updates and deletions of messages in the topic `changes`, from offset `begin` to before
         `taken.position`, and add them to `taken`.
 
-        Updates and deletions of messages at or after the offset `taken.floor` are added to `taken.found`. With `kept`,
-        updates and deletions of earlier messages are also added if the topic `outstanding` has a delivery of the
-        message. `taken.recent` gets the updates and deletions whose clients may still wait for an answer.
+        `taken.found` gets the update or deletion that counts for each message from the offset `taken.floor` on. With
+        `kept`, an earlier message is included if the topic `outstanding` has a delivery of it. `taken.recent` gets each
+        update and deletion whose client may still wait for an answer.
         """
         if not taken.position:
             return
@@ -252,9 +256,9 @@ class Changes:
             self._ids[partition, offset] = message_id
 
     def _note(self, partition: int, offset: int, event: MessageChange) -> bool:
-        """Apply the update or deletion at this offset of `changes` to later attempts. A deletion also cancels stored
-        deliveries, except those of replays. Return False if the event has no effect: the message was deleted before, or
-        now has another version than the event is for.
+        """Apply the update or deletion at this offset of `changes` to the message's later attempts. A deletion also
+        cancels the message's deliveries in the topic `outstanding`, except those of replays. Return False if the event
+        has no effect: the message was deleted before, or now has another version than the event is for.
         """
         place, new = (partition, event.offset), change(offset, event)
         before = self.known.get(place)
@@ -278,8 +282,8 @@ class Changes:
             before = time.monotonic()
             events = await self._tail.read()
             if time.monotonic() - before > self._tuning.suspended_s:
-                # A suspended process may have lost its partitions. Normally, Checkpoints._pause() ends the process.
-                # If this worker goes on after a suspension, it reads the events again, so that none is lost.
+                # After a long wait, this process may have been suspended. Checkpoints._pause() then normally ends it.
+                # If this process goes on, drop the events that were read, and read them again, so that none is lost.
                 self._tail.follow({one: at for one, at in self._positions.items() if one in self._partitions})
                 continue
             for partition, offset, event in events:
@@ -300,8 +304,8 @@ class Changes:
         return self._answers.look(partition, offset, event, in_doubt=in_doubt, honoured=honoured)
 
     async def mended(self, partition: int, first: int, last: int) -> None:
-        """Apply the updates and deletions at these offsets of the topic `changes`, which were unreadable until now.
-        Skip updates and deletions that were given up as lost.
+        """Apply the updates and deletions from offset `first` to `last` of the topic `changes`, which have become
+        readable. Skip updates and deletions that were given up as lost.
         """
         while partition in self._floors:
             try:
@@ -321,8 +325,8 @@ class Changes:
         return counts is not None and counts.deleted
 
     def hold(self, delivery: Delivery) -> bool:
-        """Return whether the delivery must not be attempted now. If its message was deleted, cancel the delivery. If
-        the data in memory lacks an update, start to read the new data, with which the delivery is attempted later.
+        """Return whether the delivery must not be attempted now, because its message was deleted or updated. A deletion
+        cancels the delivery. After an update, the delivery waits until the new data has been read.
         """
         counts, message = self.known.get((delivery.stream.partition, delivery.offset)), delivery.message
         if counts is None or message is None or message.change() == counts.offset:
@@ -397,7 +401,7 @@ class Changes:
         under_way: set[int] = set()  # offsets of deliveries taken from `outstanding`
         for dispatcher in self._dispatchers.values():
             if not partition.placed(dispatcher):
-                # If a listener's offset is not loaded yet, keep all updates and deletions: it may need old ones.
+                # Until a listener's offset is loaded, forget no update or deletion: the listener may need old ones.
                 return
             stream = dispatcher.streams.get(number)
             if stream is not None:

@@ -76,7 +76,7 @@ class Checkpoints:
         self._count = count
         self.stored_at_s: dict[str, float] = {}  # when each listener was last committed
         self._dirty: set[Stream] = set()
-        # By listener id, partitions to commit even if no delivery has changed, for example if the listener went down.
+        # By listener id: the partitions whose offsets must be committed although no delivery has changed.
         self._changed: dict[str, set[int]] = {}
         # The encoded results of attempts that are not written to Kafka yet, by partition.
         self._outcomes: dict[int, list[tuple[bytes, bytes | None]]] = {}
@@ -86,16 +86,16 @@ class Checkpoints:
         self._hurried = False
 
     def touched(self, stream: Stream) -> None:
-        """Include a delivery stream (one partition's deliveries to one listener) in the next checkpoint. If the
-        listener is slow or failing, a later checkpoint may include the stream instead.
+        """Include a delivery stream (one partition's deliveries to one listener) in the next checkpoint. The stream of
+        a slow or failing listener may have to wait for a later checkpoint.
         """
         stream.dirty = True
         self._dirty.add(stream)
 
     def changed(self, listener_id: str, partitions: Iterable[int] | None = None) -> None:
-        """Commit a listener's offsets at the next checkpoint, for example because the listener went down and the
-        metadata must say so. If the listener is slow or failing, a later checkpoint may commit them instead. If
-        `partitions` is None, commit the offsets of all partitions of the worker.
+        """Commit a listener's offsets in these partitions at the next checkpoint, even if no delivery has changed. For
+        example, their metadata must say that the listener went down. If `partitions` is None, use all partitions of the
+        worker. A slow or failing listener may have to wait for a later checkpoint.
         """
         self._changed.setdefault(listener_id, set()).update(self._partitions if partitions is None else partitions)
 
@@ -106,20 +106,20 @@ class Checkpoints:
         self._metrics.removed(listener_id)
 
     async def last(self) -> None:
-        """Make the final checkpoint before a hand-over, but none if `suspended` is true. Raises LogUnavailable if the
-        checkpoint failed, or if Kafka does not confirm afterwards that the worker owns the partitions.
+        """Make the final checkpoint before a hand-over (none if `suspended` is true). Then check that the worker still
+        owns its partitions. Raises LogUnavailable if the checkpoint or the check fails.
         """
         self._hurried = True
         try:
             await self.checkpoint()
-            # Even if there was nothing to commit, ask Kafka whether the worker still owns its partitions.
+            # Ask Kafka whether the worker still owns its partitions: a checkpoint with no commit may not have asked.
             await self._confirm()
         finally:
             self._hurried = False
 
     async def once_more(self) -> None:
-        """Commit again the offsets that this worker has committed, before the partitions are handed over. A delayed
-        commit of an earlier owner may have set an offset back. Errors are ignored.
+        """Commit the worker's newest committed offsets once more, before the partitions are handed over. A delayed
+        commit of an earlier owner may have replaced an offset by a lower one. Errors are ignored.
         """
         dispatchers = [
             dispatcher for dispatcher in self._dispatchers.values() if dispatcher.listener.id in self.stored_at_s
@@ -139,8 +139,8 @@ class Checkpoints:
                     return
 
     async def run(self) -> None:
-        """Make checkpoints in an endless loop, each `checkpoint_s` seconds after the one before has ended. Raises
-        Suspended if the process was suspended meanwhile: a wait took longer than `suspended_s` seconds.
+        """Make checkpoints in an endless loop, with a wait of `checkpoint_s` seconds before each. Raises Suspended if a
+        wait took longer than `suspended_s` seconds: the process was suspended.
         """
         while True:
             await self._pause()
@@ -164,9 +164,9 @@ class Checkpoints:
             )
 
     async def checkpoint(self, *, pause_s: float = 0.0) -> None:
-        """Write the results of attempts, and then commit the listeners' offsets that have changed and are due. Pause
-        for `pause_s` seconds after every few commits. Raises LogUnavailable if Kafka has not stored everything, or if
-        the worker no longer owns its partitions. The next checkpoint then tries again.
+        """Write the results of attempts to the topic `deliveries`. Then commit the listeners' offsets that have changed
+        and are due, with a pause of `pause_s` seconds after every few commits. Raises LogUnavailable if Kafka has not
+        stored everything, or if the worker no longer owns its partitions. The next checkpoint then tries again.
         """
         async with self.quiet:
             if self.suspended:
@@ -180,7 +180,7 @@ class Checkpoints:
                 await self._outstanding.flush()
                 await self._outstanding.note()
                 refused = await self._store(cursors, pause_s=pause_s)
-            # After an error or a cancellation, the next checkpoint must commit these offsets again.
+            # If this checkpoint fails or is cancelled, the next one must commit the offsets of this one.
             except BaseException:
                 self._failed(streams, cursors)
                 raise
@@ -224,9 +224,9 @@ class Checkpoints:
                 self.touched(stream)
 
     def _note_stored(self, listener_ids: Iterable[str], at_s: float) -> None:
-        """Record when the listeners' offsets were committed. For first commits, record times that are spread over the
-        past `low_priority_s` seconds, so that the next commits of slow and failing listeners are not all due in the
-        same checkpoint.
+        """Record that the listeners' offsets were committed at `at_s`. After a listener's first commit, record an
+        earlier time, from the `low_priority_s` seconds before `at_s`. These times are spread, so that the next commits
+        of slow and failing listeners are not all due in the same checkpoint.
         """
         for listener_id in listener_ids:
             if listener_id in self.stored_at_s:
@@ -248,9 +248,9 @@ class Checkpoints:
         return None
 
     async def _collect(self, streams: list[Stream], cursors: dict[str, dict[int, Cursor]], at_s: float) -> None:
-        """Collect the results and offsets of the delivery streams that have changed and are due. A delivery stream is
-        one partition's deliveries to one listener. Add the streams to `streams`, their offsets to `cursors`, and their
-        results to the results that _write() must write.
+        """Collect what this checkpoint must store of the delivery streams that have changed and are due. A delivery
+        stream is one partition's deliveries to one listener. Add the streams to `streams`, and their offsets to
+        `cursors`. Keep the results of their attempts until _write() has written them.
         """
         self._collect_changed(cursors, at_s)
         waits: dict[str, bool] = {}
@@ -280,8 +280,8 @@ class Checkpoints:
             cursors.setdefault(listener_id, {})[stream.partition] = self._cursor(stream, partition)
 
     def _collect_changed(self, cursors: dict[str, dict[int, Cursor]], at_s: float) -> None:
-        """Collect the offsets that were passed to changed(). Leave out listeners that can skip this checkpoint. If the
-        listener has a delivery stream there, only mark the stream: its offset is collected with its results.
+        """Add the offsets to `cursors` for which changed() was called. Leave out listeners that can skip this
+        checkpoint. If a delivery stream exists, only mark it: _collect() then adds its offset with its results.
         """
         for listener_id, numbers in self._outstanding.take_changed().items():
             self.changed(listener_id, numbers)
@@ -302,9 +302,9 @@ class Checkpoints:
                 cursors[listener_id] = idle
 
     def _may_wait(self, dispatcher: Dispatching, at_s: float) -> bool:
-        """Return whether this checkpoint may leave out the listener. The listener must be slow or failing, with a
-        recent commit, few results of attempts to be written, and no urgent change. The final checkpoint before a
-        hand-over leaves out no listener.
+        """Return whether this checkpoint may leave out the listener. It may if the listener is slow or failing, and its
+        last commit is less than `low_priority_s` seconds ago. In addition, the listener must have few results of
+        attempts to write, and no urgent change. The final checkpoint before a hand-over leaves out no listener.
         """
         if self._hurried or not dispatcher.limits.low_priority:
             return False
@@ -318,8 +318,8 @@ class Checkpoints:
 
     async def run_idle(self) -> None:
         """Commit each listener's offsets again about every `idle_checkpoint_s` seconds, in an endless loop, because
-        Kafka deletes old committed offsets. In a partition whose messages are being delivered to the listener, the next
-        checkpoint commits its offset instead.
+        Kafka deletes old committed offsets. If messages of a partition are being delivered to the listener, leave the
+        offset of this partition to the next checkpoint.
         """
         rounds = int(self._tuning.idle_checkpoint_s / self._tuning.checkpoint_s)
         turn = 0
@@ -328,10 +328,10 @@ class Checkpoints:
             turn = (turn + 1) % rounds
             async with self.quiet:
                 dispatchers = list(self._dispatchers.values())[turn::rounds]
-                # Let the next checkpoints commit unchanged offsets, too, because Kafka deletes old committed offsets.
+                # Let the next checkpoint commit the offsets of delivery streams, too, even if they are unchanged.
                 self._touch(dispatchers)
                 cursors = self._idle(dispatchers)
-                # If a commit fails, the older commit stays valid, and the next commit follows in a minute.
+                # If a commit fails, the offsets committed before stay valid, and the next commit follows in a minute.
                 with contextlib.suppress(LogUnavailable):
                     await self._store(cursors, pause_s=self._tuning.idle_commit_pause_s)
                     self._metrics.cursors += sum(map(len, cursors.values()))
@@ -352,7 +352,7 @@ class Checkpoints:
                 await self._cursors.store(dict(now))
             except NotStored as error:
                 failed |= error.failed
-                # The refused commit took time, so commit the offsets of all remaining listeners together.
+                # A refused commit takes time. So commit the offsets of all remaining listeners in one step.
                 together = len(rows)
             if rows and pause_s and not self._hurried:
                 await asyncio.sleep(pause_s)
@@ -368,8 +368,8 @@ class Checkpoints:
         return {listener_id: idle for listener_id, idle in found if idle}
 
     def _idle_of(self, dispatcher: Dispatching, numbers: Iterable[int] | None = None) -> dict[int, Cursor]:
-        """Return a listener's offsets to commit, with their metadata, for the partitions where nothing is being
-        delivered to it (no delivery stream exists). If `numbers` is None, use all partitions of the worker.
+        """Return a listener's offsets to commit, with their metadata, in partitions without a delivery stream: nothing
+        is being delivered from there to the listener. If `numbers` is None, use all partitions of the worker.
         """
         idle = {}
         for number in self._partitions if numbers is None else numbers:
@@ -385,8 +385,8 @@ class Checkpoints:
         return stream.cursor(partition.tail, waiting=waiting, since_ms=since_ms, parked=parked, retrying=retrying)
 
     def _written_cursors(self, dispatcher: Dispatching) -> dict[int, Cursor]:
-        """Return a listener's offsets to commit, by partition. Leave out partitions where deliveries have changed since
-        their last checkpoint, because results may not be written yet.
+        """Return a listener's offsets to commit, by partition. Leave out partitions in which the listener's deliveries
+        have changed since their last checkpoint: the results of attempts may not be written yet.
         """
         streams = dispatcher.streams.values()
         kept = {one.partition: self._cursor(one, self._partitions[one.partition]) for one in streams if not one.dirty}
@@ -403,8 +403,8 @@ def _leave_out(cursors: dict[str, dict[int, Cursor]], partitions: Container[int]
 
 
 def _idle_cursor(dispatcher: Dispatching, number: int, tail: int, outstanding: Outstanding) -> Cursor:
-    """Return the offset to commit for a listener, with its metadata, in a partition where nothing is being delivered to
-    the listener (no delivery stream exists).
+    """Return the offset to commit for a listener, with its metadata, in a partition without a delivery stream: no
+    message of the partition is being delivered to the listener.
     """
     listener_id = dispatcher.listener.id
     waiting, since_ms = outstanding.waiting(number, listener_id)

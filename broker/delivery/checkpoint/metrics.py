@@ -47,7 +47,7 @@ class Metrics:
         # The number of attempts, by outcome and class of HTTP status: `2xx`, for example, or `none` without an answer.
         self.attempts: Counter[tuple[str, str]] = Counter()
         self.delivered = Histogram()  # ms from put to delivery
-        # The counts of attempts, by listener id. A listener gets counts when a checkpoint collects its first result.
+        # The counts of attempts, by listener id. A listener is added when a checkpoint collects its first result.
         self.by_listener: dict[str, ListenerCounts] = {}
         self.checkpoints = Histogram()  # duration in ms
         self.checkpoints_failed = 0
@@ -87,7 +87,8 @@ class Lag:
 
     listener_id: str
     queue_id: str
-    # The number of messages that wait for the listener. If the listener lags, messages of other queues may count, too.
+    # The number of messages that wait for the listener.
+    # If the listener lags, the number can be too high, because messages of other queues may be counted, too.
     messages: int
     oldest_at_ms: int | None  # None if unknown
 
@@ -133,11 +134,9 @@ def state_of(dispatcher: Dispatcher) -> str:
 
 
 def waiting(dispatcher: Dispatcher, partitions: dict[int, Partition]) -> int:
-    """Return how many messages in the worker's partitions wait for the listener or are being sent to it. Messages in
-    the topic `outstanding` are left out.
-
-    In partitions where the listener lags, some records of other queues are counted, too, so the number can be too high.
-    New messages that the worker has not read from Kafka yet are not counted.
+    """Return about how many messages in the worker's partitions wait for the listener or are being sent to it. The
+    number leaves out messages in `outstanding`, and messages that the worker has not read from Kafka yet. It can be too
+    high, because it includes some records of other queues in partitions where the listener lags.
     """
     messages = 0
     for number, stream in dispatcher.streams.items():
@@ -155,8 +154,8 @@ async def condition(
     *,
     at_once: int = TUNED.conditions_at_once,
 ) -> Condition:
-    """Return the state of the worker and its listeners. Yield to the event loop after every few dispatchers, and after
-    each partition where deliveries wait in the topic `outstanding`, so that delivery continues.
+    """Return the state of the worker and its listeners. So that delivery continues meanwhile, yield to the event loop
+    after every few listeners, and after each count of a listener's deliveries in `outstanding`.
     """
     now = Condition(partitions=len(partitions), outstanding=len(outstanding), damaged=outstanding.damaged())
     for partition in partitions.values():
@@ -179,7 +178,7 @@ async def condition(
                 oldest.append(since_ms)
         for number in list(partitions):
             count, since_ms = outstanding.waiting(number, dispatcher.listener.id)
-            if count:  # yield, because the call may have counted many deliveries for some milliseconds
+            if count:  # Yield to the event loop: counting many deliveries may have taken some milliseconds.
                 await asyncio.sleep(0)
             messages += count
             if since_ms is not None:

@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 
 
 class Admission(Enum):
-    """The possible decisions about a delivery: an attempt may begin now, the delivery waits in memory, or the topic
-    `outstanding` holds it instead.
+    """The decision about a delivery: an attempt may begin now, the delivery waits in memory, or the topic `outstanding`
+    holds it instead.
     """
 
     BEGIN = "an attempt may begin"
@@ -37,7 +37,7 @@ class Admission(Enum):
     FAR = "its message's `deliver_at` is far: it moves to `outstanding` until then"
 
 
-# Read these values from the enumeration once: each read is slow, and every delivery is compared with them.
+# Read these members of the enumeration once: reading one is slow, and every delivery is compared with them.
 BEGIN: Final = Admission.BEGIN
 _QUEUED: Final = Admission.QUEUED
 
@@ -54,8 +54,8 @@ class Admissions:
         self._loop = loop
 
     def of(self, delivery: Delivery) -> Admission:
-        """Decide whether an attempt of this delivery may begin as soon as the listener's limits allow, and if not, what
-        happens to the delivery. Updates and deletions of the message are not checked here.
+        """Decide whether an attempt of this delivery may begin now. If not, decide what happens to the delivery. This
+        method does not check the listener's limits, nor updates and deletions of the message.
         """
         message, stream, in_window = message_of(delivery), delivery.stream, delivery.entry is None
         if not in_window and is_cancelled(delivery):
@@ -90,14 +90,15 @@ class Admissions:
             delivery.first_of_key = self._deliveries.keys.take(key, delivery, at_s)
             if not delivery.first_of_key:
                 return _QUEUED
-        # Put this delivery back into `outstanding` if an earlier delivery of its ordering key is in `outstanding` now.
+        # If this delivery came from `outstanding`, and an earlier one of its key is there now, put it back.
         if not in_window and assignment.overtakes(delivery):
             return Admission.RETURNED
         return BEGIN
 
     def _is_slow(self, key: str, at_s: float) -> bool:
-        """Return whether a delivery of this ordering key must not wait in memory: another delivery has blocked the key
-        for `key_slow_s` seconds, and too many of the listener's deliveries wait for earlier ones of their keys.
+        """Return whether a delivery of this ordering key must move to `outstanding` instead of waiting in memory. It
+        must if another delivery has blocked the key for `key_slow_s` seconds, and too many of the listener's deliveries
+        wait for earlier ones of their keys.
         """
         return self._room.many_wait and self._deliveries.keys.taken_for_s(key, at_s) >= self._room.tuning.key_slow_s
 
@@ -111,9 +112,9 @@ class Admissions:
         return Admission.NEAR if near else Admission.FAR
 
     def crowd(self) -> list[Delivery]:
-        """Remove and return the deliveries whose ordering key an earlier delivery has blocked for `key_slow_s` seconds.
-        Call this only if too many deliveries wait for earlier ones of their keys. Leave out deliveries that came from
-        the topic `outstanding`, because they are few.
+        """Remove and return the deliveries that an earlier delivery of their ordering key has blocked for `key_slow_s`
+        seconds. Deliveries that came from the topic `outstanding` stay, because they are few. Call this only if too
+        many deliveries wait for earlier ones of their keys.
         """
         at_s, keys = self._loop.time(), self._deliveries.keys
         leave = list[Delivery]()
@@ -127,8 +128,8 @@ class Admissions:
 
 
 def is_cancelled(delivery: Delivery) -> bool:
-    """Return whether a delivery from the topic `outstanding` is due only because of a redrive (a request to retry now),
-    which was cancelled before the next attempt.
+    """Return whether the delivery came from the topic `outstanding` because of a redrive (a request to retry now) that
+    was cancelled before the attempt began.
     """
     entry = delivery.entry
     if entry is None or delivery.number != entry.number:

@@ -52,8 +52,8 @@ log = logging.getLogger(__name__)
 
 
 class Batched(Protocol):
-    """The methods of a listener's batches that attempts call: one sends a batch, and another processes the answer to
-    it.
+    """The methods of a listener's batches that the attempts call: send() sends a batch, and answered() handles the
+    answer to a batch.
     """
 
     def send(self, connection: Connection, deliveries: DeliveryBatch, /) -> None: ...
@@ -110,15 +110,15 @@ class Attempts:
         self._tuning = dispatcher.tuning
         self._dice = dice  # draws the jitter of retries
         self._loop = loop
-        self.error: str | None = None  # error or HTTP status of the newest failure; None after an accepted attempt
+        self.error: str | None = None  # the newest failure: its error or HTTP status; None after an accepted attempt
         self.spans = Spans(network.tracing)
         self.answers = KeptAnswers(dispatcher.touch)
         target = parse_url(dispatcher.listener.notify_url)
         self.connections = Connections(self, network, target, dispatcher.tuning)
 
     def update(self, listener: Listener, opened: Opened) -> None:
-        """Apply the listener's settings. Its timeout and its rules for retries apply to attempts in flight, too.
-        `opened` holds its decrypted secrets and headers.
+        """Apply the listener's settings. Its timeout and its rules for retries also apply to attempts in flight.
+        `opened` holds the listener's decrypted secrets and headers.
         """
         self._signer, self._former = opened.signer, opened.former
         self.connections.aim(parse_url(listener.notify_url))
@@ -137,7 +137,7 @@ class Attempts:
         self.answers.update(listener, opened)
 
     def under_way(self) -> set[Delivery]:
-        """Return the deliveries whose request was sent, and whose answer has not ended yet."""
+        """Return the deliveries whose request was sent, and whose answer was not read to the end yet."""
         return {delivery for connection in self.connections.sent for delivery in connection.work or ()}
 
     def attempting(self, partition: int, offset: int) -> Delivery | None:
@@ -185,9 +185,9 @@ class Attempts:
 
     @staticmethod
     def _changed(delivery: Delivery) -> bool:
-        """Return True if this delivery must not be sent now: its message was deleted or updated while the connection
-        was being opened, or the delivery was dropped. If the message was deleted, cancel the delivery. If it was
-        updated, start to read the new data, which is sent later.
+        """Return whether the delivery must not be sent, because it has changed while its connection was being opened.
+        If its message was deleted, cancel the delivery. If its message was updated, start to read the new data, which
+        is sent later. Return True, too, if the delivery was dropped.
         """
         assignment = delivery.stream.assignment
         changed = bool(assignment.known_changes) and delivery.state is CONNECTING and assignment.hold(delivery)
@@ -217,8 +217,8 @@ class Attempts:
         number: int,
         body: bytes,
     ) -> None:
-        """Sign an HTTP request with these deliveries, and send it. `head` holds the first lines of the request. The
-        headers of the signature follow, and then the header that `header` names, with the value `number`.
+        """Sign an HTTP request with the messages of these deliveries, and send it. `head` holds its first lines. The
+        headers of the signature follow, then one with the name `header` and the value `number`.
         """
         timestamp = b"%d" % time.time()
         signed = self._signer.sign(webhook_id, timestamp, body)
@@ -242,11 +242,11 @@ class Attempts:
             connection.expire()
             self._loop.call_soon(self.dispatcher.pump)
 
-    # The following methods handle the answer to an attempt, or its failure. A connection calls most of them.
+    # The following methods handle the answer to a request, or its failure. A Connection calls most of them.
 
     def answered(self, connection: Connection, status: int, retry_after_s: int | None) -> None:
-        """Handle the status of an answer when its headers are complete. The status decides the outcome of the attempt.
-        The body may follow later. If the status accepts a batch, the body decides which of its messages are accepted.
+        """Handle an answer when its status and headers have arrived. The status decides the outcome of the attempt. If
+        it accepts a batch, the body, which may follow later, decides which messages are accepted.
         """
         deliveries: tuple[Delivery, ...] = connection.work
         took_ms = int((self._loop.time() - connection.at) * 1000)
@@ -308,8 +308,8 @@ class Attempts:
             self._loop.call_soon(self.dispatcher.pump)
 
     def _note_took(self, connection: Connection) -> None:
-        """Record how long an answer below status 500 took until its end, including its body. So a listener that sends
-        the body slowly does not count as fast.
+        """Record how long an answer with a status below 500 took until its end, including its body. So a listener that
+        sends the body slowly does not count as fast.
         """
         if connection.well:
             connection.well = False
@@ -335,11 +335,11 @@ class Attempts:
     def follow_up(
         self, deliveries: Sequence[Delivery], failure: Failure, took_ms: int, *, limited: bool = True
     ) -> list[Delivery]:
-        """Decide what follows a failed attempt of these deliveries, and do it. Return the deliveries for which this
-        attempt counts. For example, it does not count for a delivery that was dropped, or is attempted again at once.
+        """Decide for each delivery of a failed request what follows, and do it. Return the deliveries for which the
+        attempt counts. For example, it does not count for a delivery that was dropped.
 
-        If `limited` is true, the failure counts once for the listener's limits and circuit breaker. All deliveries
-        share one random jitter of the wait, so that deliveries with equally many attempts are retried together.
+        If `limited` is true, the failure counts once for the listener's limits and circuit breaker. The random part of
+        the wait is equal for all deliveries, so that those with equally many attempts are retried together.
         """
         at_ms, jitter = now_ms(), self._dice()
         counted, again = list[Delivery](), list[Delivery]()
@@ -356,7 +356,7 @@ class Attempts:
                 jitter=jitter,
             )
             match verdict.decision:
-                case Decision.AGAIN | Decision.AWAY:  # This attempt does not count, so the delivery is attempted again.
+                case Decision.AGAIN | Decision.AWAY:  # This attempt does not count. Make the delivery ready again.
                     delivery.number -= failure.connected
                     delivery.again = delivery.again or verdict is AGAIN
                     again.append(delivery)
@@ -418,8 +418,8 @@ class Attempts:
         stream.touch()
 
     def _away(self, stream: Stream) -> None:
-        """Open the circuit breaker, because the listener's tunnel can't be reached or no client takes messages from it.
-        Attempts start again after a successful probe.
+        """Open the circuit breaker, because the listener's tunnel can't be reached, or no client (`everput listen`)
+        takes its messages. Attempts begin again after a successful probe.
         """
         self._note_error("not-connected", stream)
         if self._circuit.trip(now_ms()):

@@ -34,23 +34,22 @@ class Lagging(Protocol):
 class Backlog:
     """The partitions in which one listener lags, so that it needs older messages from Kafka.
 
-    Before retention deletes such messages, their deliveries move to the topic `outstanding` with their data. If the
-    listener has no room in memory, messages are still loaded for this move. But the next message is loaded only while
-    fewer than `set_aside_together` messages are being moved, and these have less than `set_aside_bytes_max` bytes in
-    all.
+    Before retention deletes such messages, their deliveries move to the topic `outstanding` with their data. For this
+    move, messages are loaded even if the listener has no room in memory. Without room, the next message is loaded only
+    while fewer than `set_aside_together` messages are being moved, with less than `set_aside_bytes_max` bytes in all.
     """
 
     __slots__ = ("_dispatcher", "behind")
 
     def __init__(self, dispatcher: Lagging) -> None:
         self._dispatcher = dispatcher
-        # The lagging delivery streams of this listener, in the order in which they get messages.
+        # The delivery streams of this listener that lag, in the order in which messages are requested for them.
         self.behind: dict[Stream, None] = {}
 
     def room_for(self, stream: Stream, offset: int) -> bool:
-        """Return whether this message is allowed to be loaded into memory: its listener has room for one more message.
-        Without room, a message is still allowed if it will be moved to the topic `outstanding`, and only few messages
-        are being moved there now.
+        """Return whether the message at this offset may be loaded into memory. Usually, it may if its listener has room
+        for one more message. Without room, it may only be loaded to move it to the topic `outstanding`, and only if few
+        messages are being moved there now.
         """
         dispatcher = self._dispatcher
         return dispatcher.room() or (
@@ -58,9 +57,9 @@ class Backlog:
         )
 
     def refill(self) -> None:
-        """Request older messages for the partitions in which the listener lags, as long as room_for() allows. Stop
-        after the first request for messages that are not in memory: only one request of a listener waits for a read
-        from Kafka at a time.
+        """Request older messages for the partitions in which the listener lags, as long as room_for() allows. Messages
+        that the worker has in memory come at once. Stop at the first request that needs a read from Kafka: a listener
+        has only one such request at a time.
         """
         behind = self.behind
         if not self._dispatcher.sending or any(stream.requested for stream in behind):
@@ -74,7 +73,7 @@ class Backlog:
             del behind[stream]
             if wanted is None:
                 continue
-            # If this stream needs more than one read, other lagging streams read first: put this stream last.
+            # Put this stream last: if it needs more than one read, the other lagging streams read first.
             behind[stream] = None
             stream.assignment.lagging(stream)
             if stream.requested:
@@ -90,9 +89,9 @@ class Backlog:
     # The following methods move deliveries to the topic `outstanding` before Kafka deletes their old messages.
 
     def set_aside_before(self, partition: int, below: int) -> None:
-        """Begin to move the listener's unfinished deliveries below this offset of a partition to the topic
-        `outstanding`. A delivery moves when its message is in memory and the delivery is ready for an attempt. With
-        offset 0, stop moving deliveries.
+        """Begin to move the listener's unfinished deliveries below the offset `below` of a partition to the topic
+        `outstanding`, because Kafka will soon delete their messages. A delivery moves when its message is in memory and
+        it is ready for an attempt. If `below` is 0, stop moving deliveries.
         """
         dispatcher = self._dispatcher
         stream = dispatcher.streams.get(partition)
@@ -107,8 +106,8 @@ class Backlog:
             self.refill()
 
     def sets_aside(self, partition: int) -> bool:
-        """Return whether deliveries of this partition are being moved to the topic `outstanding`, or will be as soon as
-        their messages are read, before retention deletes the messages.
+        """Return whether deliveries of this partition are moving to the topic `outstanding` because Kafka will soon
+        delete their messages. Also return True if deliveries will move there as soon as their messages are read.
         """
         stream = self._dispatcher.streams.get(partition)
         setting_aside = self._dispatcher.memory.setting_aside

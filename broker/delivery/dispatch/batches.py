@@ -63,7 +63,7 @@ class Batches:
         self._dispatcher = dispatcher
         self._loop = loop
         self._added = False  # True if pump() is called soon
-        # The timer that runs while the first ready delivery waits for more messages to fill its batch.
+        # This timer runs for `wait_ms`, while ready deliveries wait for more messages to fill a batch.
         self._timer: asyncio.TimerHandle | None = None
         # True if the next batch must be sent even if it is not full: its first message has waited for `wait_ms`.
         self._due = False
@@ -78,9 +78,9 @@ class Batches:
             self._loop.call_soon(self._dispatcher.pump)
 
     def added(self, batch: Batch) -> None:
-        """Process one more delivery that is ready for an attempt. If the ready deliveries fill a whole number of
-        batches, call pump() now. Otherwise, call pump() soon, so that messages that are handed over together can share
-        a batch.
+        """Process one more delivery that is ready for an attempt. If the number of ready deliveries is now a multiple
+        of `max_messages`, call pump(). Otherwise, let the event loop call pump() soon: messages that come before then
+        can share the batch.
         """
         if len(self._dispatcher.deliveries.ready) % batch.max_messages == 0:
             self._dispatcher.pump()
@@ -93,8 +93,8 @@ class Batches:
         self._dispatcher.pump()
 
     def pump(self, batch: Batch) -> None:
-        """Begin attempts, each with one batch, as long as the listener's limits allow and the next batch need not wait
-        for more messages.
+        """Begin attempts, each with one batch. Stop when the listener's limits allow no more, or when the next batch
+        must wait for more messages.
         """
         dispatcher = self._dispatcher
         ready, limits, attempts = dispatcher.deliveries.ready, dispatcher.limits, dispatcher.attempts
@@ -135,12 +135,11 @@ class Batches:
     def answered(
         self, deliveries: DeliveryBatch, status: int, took_ms: int, connection: Connection, raw: bytes
     ) -> None:
-        """Handle the whole 2xx answer to a batch. The answer's body may reject some of the messages.
+        """Handle the complete 2xx answer to a batch. The answer's body may reject some of the messages.
 
-        If the connection was closed before the end of the body, the attempt has failed for all messages, because the
-        missing part may reject some of them. Only the first BODY_BYTES_MAX bytes of an answer are read. If these bytes
-        end within a JSON object, the attempt has failed for all messages, too. Any other longer answer is handled as if
-        it ended there.
+        If the connection was closed before the end of the body, all messages have failed: the missing part may reject
+        some of them. Only the first BODY_BYTES_MAX bytes of an answer are read. If these bytes end within a JSON
+        object, all messages have failed, too. Any other longer answer is handled as if it ended after these bytes.
         """
         attempts, body, error = self._dispatcher.attempts, read_body(raw, cut=connection.cut), None
         if not body.complete:
@@ -166,7 +165,7 @@ class Batches:
             attempts.answers.refused(attempts_of(counted), raw)
 
     def forget(self) -> None:
-        """Stop the timer of the next batch. The next call of pump() with a ready delivery starts it again."""
+        """Stop the timer for the next batch. When pump() is called with a ready delivery, a new timer starts."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer, self._due = None, False
@@ -181,7 +180,8 @@ class Batches:
         ready = dispatcher.deliveries.ready
         if len(ready) >= batch.max_messages:
             return True
-        # A batch with fewer than `max_messages` can be full: by its bytes, or because one of its messages has failed.
+        # A batch with fewer than `max_messages` can be full because its messages have many bytes.
+        # If one of its messages has failed before, fewer messages are allowed in the batch: see _halvings().
         may_fill = dispatcher.memory.held_bytes >= batch.max_bytes or ready[0].number > 0
         if may_fill and fills(batch, ((message_of(one).size, self._halvings(one)) for one in ready)):
             return True
@@ -191,8 +191,9 @@ class Batches:
         return no_more or dispatcher.deliveries.keys.waiting > 0
 
     def _next(self, batch: Batch) -> DeliveryBatch:
-        """Remove and return the deliveries of the next batch. The batch is empty if no delivery may begin. It is also
-        empty if some deliveries may not begin, so that the batch is not full, and `wait_ms` is not over yet.
+        """Remove and return the deliveries of the next batch. Turn away deliveries that may not begin. If the batch is
+        then not full, and `wait_ms` is not over, put its deliveries back, and return an empty batch. The batch is also
+        empty if no delivery may begin.
         """
         ready, queue, forming = self._dispatcher.deliveries.ready, self._dispatcher.queue, FormingBatch(batch)
         chosen, turned_away = list[Delivery](), False
@@ -213,16 +214,16 @@ class Batches:
         return DeliveryBatch(chosen)
 
     def _halvings(self, delivery: Delivery) -> int:
-        """Return how often the limit on a batch's messages is halved for this delivery. Only attempts since its last
-        redrive count.
+        """Return how often `max_messages` is halved for a batch with this delivery, because attempts of the delivery
+        have failed. Attempts before its last redrive do not count.
         """
         entry = delivery.entry
         failed = delivery.number if entry is None else delivery.number - entry.forgiven
         return halvings(failed, self._dispatcher.attempts.policy.max_attempts) if failed else 0
 
     def _may_begin(self, delivery: Delivery) -> bool:
-        """Return whether an attempt of the delivery may begin now. If not, turn the delivery away: for example, it then
-        waits in memory or in the topic `outstanding`, or is cancelled because its message was deleted.
+        """Return whether an attempt of the delivery may begin now. If it may not, handle the delivery: for example, let
+        it wait in memory or in the topic `outstanding`, or cancel it because its message was deleted.
         """
         admission = self._dispatcher.admissions.of(delivery)
         if admission is not BEGIN:

@@ -47,8 +47,8 @@ class Connections:
         self.network = network
         self.target = target
         self.sent: dict[Connection, None] = {}  # connections with a request, oldest first
-        # By task that opens a connection: the deliveries that its request will carry, and when the task started (in
-        # seconds of the event loop's clock).
+        # For each task that opens a connection: the deliveries whose request it will carry, and when the task started.
+        # The start of a task is in seconds of the event loop's clock.
         self.making: dict[asyncio.Task[None], tuple[Sequence[Delivery], float]] = {}
 
     @property
@@ -57,8 +57,8 @@ class Connections:
         return len(self.sent) + len(self.making)
 
     def busy_since(self, at_s: float) -> bool:
-        """Return whether a request that is still in flight was sent at this time or later. A connection that is being
-        opened counts as a request.
+        """Return whether any request in flight was sent at the time `at_s` or later. The opening of a connection counts
+        as a request that is sent when the opening starts.
         """
         sent = next(reversed(self.sent), None)
         _, making_s = next(reversed(self.making.values()), ((), -inf))
@@ -134,8 +134,8 @@ class Connections:
         return False
 
     def expired(self, before_s: float) -> Connection | None:
-        """Find the connection whose request was sent first. If that was at this time or earlier, return the connection,
-        and stop counting it as busy. Otherwise, return None.
+        """Return the connection whose request was sent first, if it was sent at the time `before_s` or earlier. From
+        then on, the connection does not count as busy. Otherwise, return None.
         """
         connection = next(iter(self.sent), None)
         if connection is None or connection.at > before_s:
@@ -150,7 +150,9 @@ class Connections:
             self._idle.pop(0).close()
 
     def close(self) -> None:
-        """Close all connections, and open no more. After this, lost() is called for each closed connection."""
+        """Close all connections, and cancel those that are being opened. After this, lost() is called for each closed
+        connection.
+        """
         for task in list(self.making):
             task.cancel()
         for connection in (*self._idle, *self.sent):

@@ -30,7 +30,7 @@ class DeliveryQueue:
         self.keys: KeyOrder[Delivery] = KeyOrder()  # Only one delivery of each ordering key is attempted at a time.
         # The deliveries of an updated message wait here until the worker has read the message's new data.
         self.renewing: set[Delivery] = set()
-        # Deliveries that are being written to `outstanding`, and block their ordering keys until the write has ended.
+        # These deliveries are being written to `outstanding`. They block their ordering keys until the write has ended.
         self.leaving_first: set[Delivery] = set()
 
     def put_first(self, *deliveries: Delivery) -> None:
@@ -56,8 +56,8 @@ class DeliveryQueue:
         return True
 
     def hurry(self, concerns: Callable[[str], bool]) -> None:
-        """Make deliveries ready that wait in memory for a time, such as the time of their retry. Leave out deliveries
-        for whose message id `concerns` returns false.
+        """Make deliveries ready that wait in memory for a time, such as the time of their retry. Do this only for a
+        delivery if `concerns` returns true for the id of its message.
         """
         later = []
         for row in self.retries:
@@ -73,8 +73,8 @@ class DeliveryQueue:
     # Ordering keys
 
     def first_ended(self, delivery: Delivery, key: str) -> None:
-        """Make the next delivery of an ordering key ready, before all ready deliveries to the listener. Call this when
-        the key's current delivery has ended or left memory.
+        """Make the next delivery of an ordering key ready, ahead of all other deliveries to the listener. Call this
+        when the delivery that blocked the key has ended or left memory.
         """
         delivery.first_of_key = False
         self.leaving_first.discard(delivery)
@@ -84,14 +84,14 @@ class DeliveryQueue:
             self.put_first(following)
 
     def first_leaves(self, delivery: Delivery, key: str, *, others_follow: bool) -> None:
-        """Record that the first delivery of an ordering key, which blocks the later ones, moves to the topic
-        `outstanding`. If `others_follow` is true, the blocked deliveries move there, too.
+        """Record that the delivery that blocks an ordering key moves to the topic `outstanding`. If `others_follow` is
+        true, the deliveries that wait for it move there, too.
         """
         self.leaving_first.add(delivery)
         if others_follow:
             following = self.keys.send_away(key)
             for one in following:
-                # The ordering key stays blocked, so admission.py moves this delivery, too, to the topic `outstanding`.
+                # An attempt of `one` can't begin while its key is blocked, so admission.py moves it to `outstanding`.
                 one.state = READY
             self.ready.extendleft(reversed(following))
 
@@ -100,7 +100,7 @@ class DeliveryQueue:
     def stand_down(self, under_way: Iterable[Delivery]) -> list[Delivery]:
         """Remove and return the deliveries that are neither in an attempt nor being written to the topic `outstanding`.
 
-        The deliveries that are left continue to block later deliveries with the same ordering keys.
+        Deliveries that are in an attempt (`under_way`) or being written still block their ordering keys.
         """
         idle = [*self.ready, *(delivery for _, _, delivery in self.retries), *self.renewing]
         self.clear()
@@ -110,8 +110,8 @@ class DeliveryQueue:
         return idle + self.keys.restart([key for key in kept if key is not None])
 
     def drop(self, deliveries: Iterable[Delivery]) -> None:
-        """Drop these deliveries, which must be all that the listener has in one partition. The dropped deliveries no
-        longer block their ordering keys.
+        """Drop these deliveries, so that they block their ordering keys no longer. The caller must pass all deliveries
+        that the listener has in a partition.
         """
         for delivery in deliveries:
             if delivery.first_of_key and (key := message_of(delivery).key) is not None:

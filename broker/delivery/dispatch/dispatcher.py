@@ -75,7 +75,7 @@ class Dispatcher:
         self.opened = opened  # the listener's decrypted secrets and headers
         self._wants_tick = wants_tick  # makes tick() be called
         self._tell_gone = gone  # called after a 410 Gone
-        # `said_gone` is true after an answer 410 Gone, so that the worker is asked only once to pause the listener.
+        # `said_gone` is true after an answer 410 Gone: the worker was asked then to pause the listener.
         # `sending` is false while the worker must begin no attempts, for example during a rebalance.
         self._active, self.said_gone, self.sending = False, False, True
         self.streams: dict[int, Stream] = {}  # by partition
@@ -97,8 +97,8 @@ class Dispatcher:
         self.update(listener, share=share)
 
     def update(self, listener: Listener, *, share: Share, opened: Opened | None = None) -> None:
-        """Apply a change of the listener, such as new settings, a pause or a redrive, or a change in how many
-        partitions this worker owns. If `opened` is None, the listener's secrets and headers are the same as before.
+        """Apply a change of the listener, such as new settings, a pause or a redrive, or a new `share` after a change
+        of the worker's partitions. If `opened` is None, the listener's secrets and headers are unchanged.
         """
         self.opened = opened or self.opened
         before, self.listener = self.listener, listener
@@ -124,15 +124,15 @@ class Dispatcher:
         return memory.held < memory.held_max and memory.held_bytes < memory.bytes_share and self.listener.paused is None
 
     def stream(self, partition: int) -> Stream:
-        """Return the delivery stream of a partition. A stream that is new begins with the next new message."""
+        """Return the delivery stream of a partition. If none exists, create one that begins with the next message."""
         stream = self.streams.get(partition)
         if stream is None:
             stream = self.streams[partition] = Stream(self, partition, Window())
         return stream
 
     def accept(self, delivery: Delivery, message: Message) -> None:
-        """Take a message into memory. The message is sent when its ordering key, its `deliver_at` and the listener's
-        limits allow. If Kafka will soon delete the message, move its delivery to the topic `outstanding` instead.
+        """Take a message into memory, to send it when its ordering key, its `deliver_at` and the listener's limits
+        allow. If Kafka will soon delete the message, move its delivery to the topic `outstanding` instead.
         """
         delivery.message = message
         delivery.state = READY
@@ -179,8 +179,8 @@ class Dispatcher:
                 attempts.connect((delivery,))
 
     def turn_away(self, delivery: Delivery, admission: Admission) -> None:
-        """Do with a delivery what `admission` says: let it wait in memory, move it to the topic `outstanding`, or put
-        it back into this topic's index. No attempt of the delivery may begin now.
+        """Do with a delivery what `admission` says, because no attempt of it may begin now. For example, let it wait in
+        memory, or move it to the topic `outstanding`.
         """
         match admission:
             case Admission.QUEUED:
@@ -202,12 +202,12 @@ class Dispatcher:
                 self.set_aside(delivery, None, None, message_of(delivery).deliver_at_ms)
 
     def touch(self, partition: int) -> bool:
-        """Include the listener's deliveries of the partition in a checkpoint soon. Return False if the worker does not
-        deliver the partition's messages to the listener, for example because it no longer owns the partition.
+        """Include the listener's deliveries of the partition in a checkpoint soon. Do nothing and return False if the
+        worker does not deliver the partition's messages to the listener, for example after it lost the partition.
         """
         if not self.assignment.delivers(partition, self):
             return False
-        self.stream(partition).touch()  # If the stream was removed as idle, stream() makes it again.
+        self.stream(partition).touch()  # If the stream was removed as idle, stream() creates a new one.
         return True
 
     # A delivery leaves
@@ -224,7 +224,7 @@ class Dispatcher:
         if delivery.entry is not None:
             stream.pressing = True
             stream.from_outstanding.discard(delivery)
-            # After a crash, a delivery may be in its stream as well as in `outstanding`. So end it in the stream, too.
+            # End the delivery in its stream, too: after a crash, it may be both in the stream and in `outstanding`.
             stream.window.settle(delivery.offset)
         elif stream.window.settle(delivery.offset) is None:
             return
@@ -232,8 +232,8 @@ class Dispatcher:
             stream.assignment.touched(stream)
 
     def set_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> None:
-        """Move a delivery to the topic `outstanding`. Its next attempt is due at `due_ms`, or it is parked if `due_ms`
-        is None. The committed offset may pass the message when the delivery has been written there.
+        """Move a delivery to the topic `outstanding`. Its next attempt is due at `due_ms`; with None, the delivery is
+        parked. When the delivery was written there, the listener's committed offset may pass its message.
         """
         key = message_of(delivery).key
         delivery.state = Leaving(due_ms, status, error)
@@ -289,8 +289,8 @@ class Dispatcher:
     # The following methods handle a listener that is down, is paused, or comes back.
 
     def stand_down_if_away(self) -> bool:
-        """Free the memory of messages whose deliveries wait for an attempt, if the listener is down or paused. Return
-        whether the listener is down or paused.
+        """Free the memory of messages whose deliveries wait for an attempt, but only if the listener is down or paused.
+        Return whether the listener is down or paused.
         """
         away = self.circuit.state is circuit.State.OPEN or self.listener.paused is not None
         if away:
@@ -310,8 +310,8 @@ class Dispatcher:
                 self.backlog.read_again(delivery)
 
     def wake(self) -> None:
-        """Start attempts again, for example after a successful probe, or after the listener was resumed."""
-        # A resumed listener can be down and need probes, so tick() must be called regularly from now on.
+        """Start attempts again: a pause of the listener has ended, or a probe of it has succeeded."""
+        # A resumed listener may be down and need probes. So let tick() be called regularly from now on.
         self.activate()
         if self.circuit.state is circuit.State.PROBATION:
             self.limits.begin_anew()
@@ -334,8 +334,8 @@ class Dispatcher:
 
     def tick(self, at_ms: int, *, late: bool = False) -> bool:
         """Handle timeouts, and start attempts that are due, such as retries. The worker calls this several times a
-        second, until it returns False. If `late` is true, the event loop is late, and some answers may have arrived
-        that were not read yet. So the call times out no attempt.
+        second until it returns False: nothing is left to do. If `late` is true, no attempt times out: the event loop is
+        late, so some answers may have arrived, but were not read yet.
         """
         if not late:
             self.attempts.expire()
@@ -373,12 +373,12 @@ class Dispatcher:
 
     @property
     def waits(self) -> bool:
-        """Whether deliveries are ready, and the listener's limits may allow an attempt soon."""
+        """Whether deliveries are ready, and the listener may take an attempt soon: for example, it is not down."""
         return bool(self.deliveries.ready) and not self.limits.let_wait(self.busy)
 
     @property
     def wants_more(self) -> bool:
-        """Whether deliveries are ready, and the listener could use more attempts than are in flight now."""
+        """Whether deliveries are ready, and the listener's own limits allow more attempts than are in flight now."""
         return bool(self.deliveries.ready) and not self.limits.held_back(self.busy)
 
     def drop(self, stream: Stream) -> None:
@@ -403,13 +403,14 @@ class Dispatcher:
 
 
 def _return_cancelled(dispatcher: Dispatcher) -> None:
-    """Put ready deliveries back into the index of the topic `outstanding`, because their redrive was cancelled before
-    an attempt began.
+    """Put ready deliveries back into the index of the topic `outstanding` if a redrive (a request to retry now) made
+    them ready, and was cancelled before an attempt began.
     """
     ready = dispatcher.deliveries.ready
     cancelled = [delivery for delivery in ready if is_cancelled(delivery)]
     if cancelled:
-        # Refill `ready` first: the return of a cancelled delivery can add the next delivery of its key to `ready`.
+        # Refill `ready` with the other deliveries before any cancelled delivery is returned.
+        # When a cancelled delivery is returned, the next delivery of its ordering key can become ready.
         others = [delivery for delivery in ready if not is_cancelled(delivery)]
         ready.clear()
         ready.extend(others)

@@ -18,7 +18,7 @@ from broker.delivery.dispatch.limits import Limits, Priority
 from broker.delivery.dispatch.room import Room
 from broker.delivery.tuning import TUNED, Tuning
 
-# This file of Linux begins with two times of the main thread in ns: running, and waiting for a processor.
+# This Linux file begins with two times of the main thread, in ns: how long it ran, and how long it waited to run.
 SCHEDSTAT: Final = Path("/proc/self/schedstat")
 
 
@@ -96,8 +96,8 @@ class Processor:
 
 def share_out(dispatchers: Iterable[Sharing], tuning: Tuning = TUNED) -> None:
     """Divide a worker's attempts in flight and its memory among the listeners that have work. Fast listeners get what
-    they need first, then slow listeners, and then failing ones. The share of each listener is at least `attempts_min`
-    attempts and `held_bytes_min` bytes.
+    they need first, then slow ones, and then failing ones. Listeners of the same priority get equal shares of what is
+    left for them. Each share is at least `attempts_min` attempts and `held_bytes_min` bytes.
     """
     by_priority: tuple[list[Sharing], ...] = ([], [], [])
     for dispatcher in dispatchers:
@@ -110,8 +110,8 @@ def share_out(dispatchers: Iterable[Sharing], tuning: Tuning = TUNED) -> None:
 
 
 def _share_out(dispatchers: Collection[Sharing], tuning: Tuning, *, attempts_used: int, bytes_used: int) -> None:
-    """Divide attempts and memory among the listeners of one priority. Listeners of higher priorities already use
-    `attempts_used` attempts and `bytes_used` bytes.
+    """Divide attempts and memory among the listeners of one priority. Listeners of higher priorities are using
+    `attempts_used` attempts and `bytes_used` bytes of the worker's total.
     """
     wanting, used = 0, attempts_used
     for dispatcher in dispatchers:
@@ -128,20 +128,21 @@ def _share_out(dispatchers: Collection[Sharing], tuning: Tuning, *, attempts_use
 
 def deal_permits(dispatchers: Iterable[DispatcherT], permits: int, *, turn: int) -> list[DispatcherT]:
     """Divide `permits` attempts among the slow and failing listeners whose deliveries wait. Return the dispatchers of
-    the listeners that got at least one. A slow or failing listener without a waiting delivery may start one attempt.
+    the listeners that got at least one. A slow or failing listener without a waiting delivery is permitted one attempt.
 
-    If the attempts can't be divided equally, `turn` decides which listeners get one more.
+    If the attempts can't be divided equally, some listeners get one more. `turn` decides which ones.
     """
     slow: list[DispatcherT] = []
     others: list[DispatcherT] = []
     for dispatcher in dispatchers:
         limits = dispatcher.limits
         if limits.priority is not Priority.FAST:
-            # Until the next call, permit one attempt to this slow or failing listener, in case a message for it comes.
+            # Permit this slow or failing listener one attempt, for a message that may come before the next call.
             limits.permits = 1
             if dispatcher.waits:
                 (slow if limits.priority is Priority.SLOW else others).append(dispatcher)
-    # Slow and failing listeners get one half of the permitted attempts each. If only one kind waits, it gets all.
+    # Slow listeners get half of the permitted attempts, and failing listeners get the other half.
+    # If only slow or only failing listeners have waiting deliveries, they get all permitted attempts.
     for_others = 0 if not others else permits // 2 if slow else permits
     _deal(slow, permits - for_others, turn)
     _deal(others, for_others, turn)

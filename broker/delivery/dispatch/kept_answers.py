@@ -22,23 +22,24 @@ from broker.outbound.answer import hidden, read_answer, secrets_of
 from broker.outbound.connection import KEPT_BYTES_MAX, REUSED, Connection, Times
 from broker.outbound.request import Opened, shown_headers
 
-# Usually, a worker stores at most this many different HTTP answers of a listener in a minute.
-# A rebalance or a change of the listener resets the counts of stored and parsed HTTP answers to 0.
+# Usually, a worker stores at most this many different HTTP answers of one listener in a minute.
+# After a rebalance or a change of the listener, a worker counts stored and parsed HTTP answers from 0 again.
 ANSWERS_MAX: Final = 20
 BYTES_MAX: Final = 64 << 10  # A worker stores at most this many bytes of one listener's HTTP answers in a minute.
 # Usually, a worker parses at most this many different HTTP answers of one listener in a minute.
 PARSED_MAX: Final = 100
-# For each listener and partition, a worker keeps the answers to at most this many attempts until the next checkpoint.
+# Between two checkpoints, a worker keeps the answers to at most this many attempts per listener and partition.
 ROWS_MAX: Final = 5_000
 _MINUTE_MS: Final = 60_000
 _ID_DIGITS: Final = 16
 _CHANGES: Final = frozenset(("date", "age", "x-request-id"))  # headers that comparisons ignore
 
-_Found = tuple[str, int, int]  # the id of a stored HTTP answer, its partition, and the time at which it was stored
+# a stored HTTP answer: its id, the partition of its record, and the time when it was stored
+_Found = tuple[str, int, int]
 
 
 class KeptAnswers:
-    """The answers of one listener to failed attempts, kept within limits until a checkpoint writes them."""
+    """The answers of one listener to failed attempts. Within limits, they are kept until a checkpoint writes them."""
 
     __slots__ = (
         "_answers",
@@ -54,15 +55,16 @@ class KeptAnswers:
     )
 
     def __init__(self, touch: Callable[[int], bool]) -> None:
-        # `touch(partition)` includes a partition in a checkpoint soon.
-        # `touch(partition)` returns False if this worker does not deliver the partition's messages.
+        # `touch(partition)` asks for a checkpoint of the partition soon, and returns True.
+        # `touch(partition)` returns False if this worker does not deliver the partition's messages to the listener.
         self._touch = touch
         self._attempts: dict[int, list[AnsweredAttempt]] = {}  # by partition, not written yet
         self._answers: dict[int, list[KeptAnswer]] = {}
         self._since_ms = 0  # The limits on stored HTTP answers apply to the minute that began at this time.
         self._bytes = 0
         self._kept: dict[str, _Found] = {}  # by the answer's id
-        # The HTTP answers that were parsed in this minute, by the hash of their bytes; None if an answer is not stored.
+        # The HTTP answers that were parsed in this minute, by the hash of their bytes.
+        # The value is None if the answer is not stored.
         self._parsed: dict[int, _Found | None] = {}
 
     def update(self, listener: Listener, opened: Opened) -> None:
@@ -84,16 +86,16 @@ class KeptAnswers:
                     self._attempts[partition].append((offset, number, "", 0, 0, *times))
 
     def answered(self, attempts: Sequence[Attempt], connection: Connection) -> None:
-        """Arrange that the beginning of a listener's answer is stored, within the limits, when the answer or its
-        connection has ended. Call this when the status of the answer has arrived. `attempts` has the attempt of each
-        message in the request.
+        """Call this when the status of an answer has arrived. When the answer or its connection has ended, the answer's
+        beginning is kept for the next checkpoint, within the limits. `attempts` has the attempt of each message in the
+        request.
         """
         times = connection.times if connection.used == 0 else REUSED
         connection.keep(lambda raw: self._ended(attempts, times, raw))
 
     def refused(self, attempts: Sequence[Attempt], raw: bytes) -> None:
-        """Record the listener's answer to a batch, because it rejects the messages of these attempts. `raw` has the
-        bytes of the answer, from its status line on.
+        """Keep the listener's answer to a batch for the next checkpoint: the answer rejects the messages of these
+        attempts. `raw` has the bytes of the answer, from its status line on.
         """
         self._ended(attempts, REUSED, raw[:KEPT_BYTES_MAX])
 
@@ -102,21 +104,23 @@ class KeptAnswers:
         for partition, offset, number in attempts:
             if not self._admits(partition):
                 continue
-            # Store the answer only if its attempt is kept: the attempt and the answer are written together.
+            # Keep the answer only if the attempt is kept, because the same event stores the attempt and the answer.
             if not sought:
                 found, sought = self._find(partition, raw), True
             if found is not None or times != REUSED:
                 self._attempts[partition].append((offset, number, *(found or ("", 0, 0)), *times))
 
     def _admits(self, partition: int) -> bool:
-        """Return whether one more attempt of this partition can be kept until the next checkpoint, which writes it."""
+        """Return whether one more attempt of this partition can be kept until the next checkpoint writes it. It can't
+        if too many are kept, or if this worker does not deliver the partition's messages to the listener.
+        """
         attempts = self._attempts.setdefault(partition, [])
         return len(attempts) < ROWS_MAX and self._touch(partition)
 
     def _find(self, partition: int, raw: bytes) -> _Found | None:
-        """Return the id, the partition and the time of the stored copy of this HTTP answer. If there is none, keep a
-        copy for the next checkpoint to store. Return None if that would exceed the limits on HTTP answers that are
-        parsed or stored in a minute.
+        """Return the id, the partition and the time of the stored copy of this HTTP answer. If there is no copy, keep
+        one for the next checkpoint to store. Return None if too many answers, or too many bytes of them, were parsed or
+        stored in this minute.
         """
         at_ms = now_ms()
         if at_ms - self._since_ms >= _MINUTE_MS or at_ms < self._since_ms:
@@ -154,8 +158,8 @@ class KeptAnswers:
         self._parsed.clear()
 
     def take(self, listener: Listener, partition: int, at_ms: int) -> list[AnswersKept]:
-        """Remove the kept HTTP answers and connection times of failed attempts in this partition. Return them for the
-        checkpoint to write: a list with one event, or an empty list.
+        """Remove and return what a checkpoint must write for this partition: the kept HTTP answers and connection times
+        of failed attempts. The result is a list with one event, or an empty list if nothing was kept.
         """
         attempts = self._attempts.pop(partition, None)
         if not attempts:

@@ -35,7 +35,7 @@ class Limits:
     """The limits of one listener's attempts in a worker: how many may be in flight, and when the next may start."""
 
     priority: Priority
-    # True for slow and failing listeners: in a tick (50 ms), they may start as many attempts as deal_permits() allows.
+    # True for slow and failing listeners: they may start only as many attempts as deal_permits() permits.
     low_priority: bool
 
     __slots__ = (
@@ -50,14 +50,14 @@ class Limits:
         self._circuit = circuit
         self._replay = replay  # True for a replay, whose priority is never FAST.
         self.flow = Flow(settings.max_in_flight)
-        self.share = tuning.attempts_max  # the most attempts in flight that the worker allows this listener
+        self.share = tuning.attempts_max  # the listener's part of the worker's attempts: how many may be in flight
         self.permits = 1
-        self.took_ms: float | None = None  # average ms of answers below status 500, and of timeouts; None while new
+        self.took_ms: float | None = None  # average ms of answers with a status below 500, and of timeouts; None if new
         self._samples = tuning.answers_weighed
         self.failing = 0.0  # moving average of the fraction of attempts that failed
         self._pace: Pace | None = None
         self._pushed_back_until_ms = 0
-        self._too_early = False  # True if the next attempt waits for the rate limit
+        self._too_early = False  # True if the rate limit did not allow the next attempt yet
         self._judge()
 
     def update(self, settings: ListenerSettings, share: Share) -> None:
@@ -74,7 +74,9 @@ class Limits:
             self._pace = Pace(rate_per_s, burst_s=self._tuning.rate_burst_s)
 
     def most(self, busy: int) -> int:
-        """Return how many attempts are allowed to be in flight. `busy` is the number in flight now."""
+        """Return how many attempts may be in flight now. For a slow or failing listener, this is at most `busy` (the
+        number in flight now) plus its permits.
+        """
         if self._circuit.state is State.OPEN or self._pushed_back_until_ms:
             return 0
         most = min(self.able, self.share)
@@ -101,7 +103,7 @@ class Limits:
             self._too_early = not self._pace.begin(at_s, messages)
             if self._too_early:
                 return False
-        # Leave a fast listener one permit, in case it becomes slow or failing before attempts are divided again.
+        # Leave a fast listener one permit: it may become slow or failing before permits are divided again.
         self.permits = self.permits - 1 if self.low_priority else 1
         return True
 
@@ -112,15 +114,15 @@ class Limits:
         if known is None:
             self.took_ms, self._samples = took_ms, 1
         else:
-            # Until there are enough answers for a moving average, the average is the plain mean of the answer times.
+            # At first, the average is the plain mean of all answer times. After enough answers, it is a moving average.
             if self._samples < tuning.answers_weighed:
                 self._samples += 1
             self.took_ms = known + (took_ms - known) / self._samples
         self._judge()
 
     def timed_out(self, took_ms: int) -> None:
-        """Record an attempt that got no answer in time. The average includes the attempt like an answer after
-        `took_ms`. For a new listener (no answer below status 500 yet, or none since it was last down), do nothing.
+        """Record an attempt that timed out after `took_ms`. The average of answer times includes it like an answer. Do
+        nothing for a new listener: it has not answered with a status below 500 yet, or has not since it was last down.
         """
         if not self.new:
             self.took(took_ms)
@@ -154,9 +156,11 @@ class Limits:
         )
 
     def let_wait(self, busy: int) -> bool:
-        """Return whether no attempt for the listener can start soon: it is down, it has asked for a pause with
-        `Retry-After`, or it is new and has all attempts in flight that a new listener may have. A new listener has sent
-        no answer below status 500 yet, or none since it was last down.
+        """Return whether no attempt for the listener can start soon. It can't if the listener is down, or has asked for
+        a pause with `Retry-After`. It also can't if the listener is new, and all attempts are in flight that a new
+        listener may have.
+
+        A new listener has sent no answer below status 500 yet, or none since it was last down.
         """
         return self._circuit.state is State.OPEN or self._pushed_back_until_ms > 0 or (self.new and busy >= self.able)
 
@@ -170,7 +174,9 @@ class Limits:
 
     @property
     def quick(self) -> bool:
-        """Whether the listener answers fast on average, so that it may soon need as many messages as memory permits."""
+        """Whether the listener answers fast on average. Such a listener may soon need as many messages as memory
+        permits.
+        """
         return self.took_ms is not None and self.took_ms < self._tuning.slow_ms
 
     def begin_anew(self) -> None:
@@ -181,17 +187,17 @@ class Limits:
         self._judge()
 
     def pushed_back(self, at_ms: int, retry_after_s: int | None) -> None:
-        """Slow down, because the listener is overloaded: it answered 429 or 503, or not in time. If the listener has
-        asked for a pause of `retry_after_s` seconds, begin no attempt for this time, or for `push_back_s_max` if that
-        is shorter.
+        """Slow down, because the listener is overloaded: it answered 429 or 503, or did not answer in time. If it has
+        asked for a pause of `retry_after_s` seconds, begin no attempt until the pause is over, but wait no longer than
+        `push_back_s_max` seconds.
         """
         self.flow.pushed_back(at_ms)
         if retry_after_s:
             self._pushed_back_until_ms = at_ms + min(retry_after_s, self._tuning.push_back_s_max) * 1000
 
     def let_alone(self, at_ms: int) -> bool:
-        """Return whether the pause that the listener has requested with Retry-After is not over yet. The first call
-        after the end of the pause lets attempts begin again.
+        """Return whether the listener has requested a pause with Retry-After that is not over yet. If the pause is
+        over, attempts may begin again after this call.
         """
         if self._pushed_back_until_ms <= at_ms:
             self._pushed_back_until_ms = 0

@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 async def alive(
     url: str, resolver: Resolver, tls: ssl.SSLContext, *, below: int = 300, timeout_s: float = TUNED.probe_timeout_s
 ) -> bool:
-    """Return whether a GET of the `liveness_url` is answered in time with a status of at least 200 and less than
-    `below`.
+    """Send a GET request to `url`. Return whether an answer arrives in time, with a status of at least 200 and less
+    than `below`.
     """
     target = parse_url(url)
     head = f"GET {target.target} HTTP/1.1\r\nhost: {target.authority}\r\nuser-agent: everput\r\n"
@@ -68,8 +68,8 @@ class Liveness:
             self._wait(dispatcher)
 
     def tick(self, *, permits: int) -> None:
-        """Start probes that are due, at most `probes_max` of them. On a busy machine, the number `permits` is small,
-        and fewer probes start.
+        """Start probes that are due, at most `probes_max` of them. On a busy machine, `permits` (the number of attempts
+        that slow and failing listeners may start) is small, and fewer probes start.
         """
         at_ms, tuning = now_ms(), self._tuning
         most = max(tuning.probes_min, min(tuning.probes_max, permits // tuning.permits_per_probe))

@@ -31,8 +31,8 @@ class LogRateLimit:
         """Return the text to append to this log line: a summary of the lines that were left out before it. Return None
         if this line must be left out, too.
 
-        `result` is the HTTP status or the error of the attempt. A summary is, for example, `left_out=43
-        left_out_results=503:40,timeout:3`, or `left_out=0`.
+        `result` is the HTTP status or the error of the attempt. A summary says how many lines were left out, and how
+        many of them had each result. Examples: `left_out=43 left_out_results=503:40,timeout:3`, or `left_out=0`.
         """
         minute = at_ms // _MINUTE_MS
         if minute != self._minute:

@@ -14,7 +14,7 @@ from broker.ports import Span, Tracing
 
 
 class Spans:
-    """The open trace spans of one listener's attempts. Empty if tracing is off."""
+    """The open trace spans of one listener's attempts. If tracing is off, there are none."""
 
     __slots__ = ("_tracing", "open")
 

@@ -29,13 +29,14 @@ from broker.delivery.tuning import Tuning
 
 log = logging.getLogger(__name__)
 
-_ROWS_MAX = 5_000  # One event has at most this many rows of deliveries, which is about 300 KB.
+_ROWS_MAX = 5_000  # One event `deliveries.settled` has at most this many deliveries: about 300 KB.
 
-# An accepted first attempt: offset, time, HTTP status and duration in ms, as in the event DeliveriesSettled.
-# The last number of a `Row` is the message's `deliver_at`, or else its put time. Times are in ms since the UTC epoch.
+# A `Row` is an accepted first attempt: offset, time, HTTP status, duration in ms, and the time of its message.
+# The time of a message is its `deliver_at`, or without one its put. Times are in ms since the UTC epoch.
 Row = tuple[int, int, int, int, int]
-Attempt = tuple[int, int, int]  # the partition, the offset, and the number of the attempt, counted from 1
-Made = tuple[DeliveryAttempted, int]  # an attempt's event, and the time in ms of the message's put or `deliver_at`
+Attempt = tuple[int, int, int]  # the message's partition and offset, and the number of the attempt, from 1
+# an attempt's event, and the `deliver_at` of its message in ms (without one: its put)
+Made = tuple[DeliveryAttempted, int]
 
 
 class Assigned(Protocol):
@@ -43,7 +44,7 @@ class Assigned(Protocol):
 
     @property
     def known_changes(self) -> Mapping[tuple[int, int], object]: ...
-    # A dispatcher calls this method when its listener goes down or comes back.
+    # Call changed() when the listener goes down or comes back, so that its offsets are committed soon.
     def changed(self, listener_id: str, /) -> None: ...
     def touched(self, stream: Stream, /) -> None: ...
     def lagging(self, stream: Stream, /) -> None: ...
@@ -109,15 +110,16 @@ class Delivery:
     def __init__(self, stream: Stream, offset: int, message: Message | None) -> None:
         self.stream = stream
         self.offset = offset
-        self.message = message  # None if the message is not in memory, because the delivery's state does not need it
+        self.message = message  # None while the delivery does not need its message in memory
         self.state: State = MISSING
-        self.number = 0  # number of attempts that sent their request, or could open no connection
-        # True if an attempt of this delivery was repeated at once, because the listener had closed an idle connection.
+        self.number = 0  # number of attempts so far that sent their request, or could open no connection
+        # True if an attempt was repeated at once, because the listener had closed the idle connection that it used.
         self.again = False
         self.first_of_key = False  # True while the delivery blocks later deliveries with its ordering key
-        self.entry: OutstandingEntry | None = None  # the delivery's row in the index; None if not from `outstanding`
-        self.first_at_ms = 0  # when the first attempt began, in ms; 0 until that attempt has failed
-        self.put_at_ms = 0  # when the message was put, in ms, for use while `message` is None; 0 if unknown
+        # the delivery's row in the index of `outstanding`; None if it is not from there
+        self.entry: OutstandingEntry | None = None
+        self.first_at_ms = 0  # when the first attempt began, in ms; stays 0 until this attempt has failed
+        self.put_at_ms = 0  # the message's put time in ms, used while `message` is None; 0 if unknown
 
 
 class DeliveryBatch(tuple[Delivery, ...]):
@@ -170,13 +172,14 @@ class Stream:
         self.window = window
         self.rows: list[Row] = []  # first attempts that succeeded
         self.attempts: list[Made] = []  # all other attempts
-        self.behind_since_ms = 0  # when the oldest lagging message was put, in ms; 0 if unknown, or if none lags
+        self.behind_since_ms = 0  # put time in ms of the oldest message that lags; 0 if unknown, or if none lags
         self.dirty = False  # True if the stream has changes that no checkpoint has collected yet
         # True if the next checkpoint must include this stream, even if the listener is slow or failing
         self.pressing = False
         self.requested = False  # waits for a catch-up reader
         self.fetch_bytes = dispatcher.tuning.fetch_bytes_first  # bytes of the next catch-up read
-        # Unfinished deliveries below this offset move to `outstanding`: Kafka will soon delete their messages. 0: none.
+        # Unfinished deliveries below this offset move to `outstanding`, because Kafka will soon delete their messages.
+        # If this offset is 0, no deliveries move for this reason.
         self.set_aside_below = 0
         self.from_outstanding: set[Delivery] = set()  # deliveries taken back from `outstanding`
         replay = dispatcher.listener.replay
@@ -199,8 +202,9 @@ class Stream:
     ) -> Cursor:
         """Return the offset, with its metadata, that a checkpoint commits for this listener and partition.
 
-        `tail` is the offset of the next new message. The other arguments describe the listener's deliveries in the
-        topic `outstanding`.
+        `tail` is the offset of the next new message. `waiting`, `parked` and `retrying` say how many of the listener's
+        deliveries in the topic `outstanding` wait, are parked, or will be retried. `since_ms` is the put time of the
+        oldest message that waits there.
         """
         window = self.window
         tail = self.dispatcher.listener.reach(self.partition, tail)
@@ -227,13 +231,13 @@ class Stream:
         return len(attempts) - attempts.count(0)
 
     def _attempts_made(self, opened: Sequence[int]) -> tuple[int, ...]:
-        """Return the number of finished attempts of each delivery at these offsets, or an empty tuple if there was no
-        attempt.
+        """Return for the delivery at each of these offsets how many of its attempts have ended. Return an empty tuple
+        if none has.
         """
         deliveries = [self.window.open[offset] for offset in opened]
         if not any(delivery.number for delivery in deliveries):
             return ()
-        # In the state SENT, the newest attempt has no result yet, so do not count it.
+        # The newest attempt of a delivery in the state SENT has no result yet, so do not count this attempt.
         made = tuple(delivery.number - (delivery.state is SENT) for delivery in deliveries)
         return made if any(made) else ()
 
@@ -301,8 +305,8 @@ class Stream:
 
 
 def counts_text(dispatcher: Dispatching, partition: int, parked: int, retrying: int) -> str:
-    """Return the text with counts for the metadata of a committed offset: the listener's parked and retrying deliveries
-    on the partition, and its attempts there in the latest minutes.
+    """Return the counts that are committed with an offset, as text: how many of the partition's deliveries to the
+    listener are parked and retrying, and how many of their attempts in the latest minutes were accepted or failed.
     """
     recent, alive = dispatcher.recent.get(partition), dispatcher.circuit.alive
     if recent is None:
@@ -339,8 +343,9 @@ def take_outcomes(stream: Stream) -> tuple[list[Row], list[Made]]:
 
 
 def outcome_events(stream: Stream, rows: Sequence[Row], attempts: Sequence[Made], at_ms: int) -> list[Event]:
-    """Return the events that a checkpoint writes to the topic `deliveries` for one partition and listener. The kept
-    HTTP answers of the partition are removed with this call. No event is larger than Kafka accepts by default.
+    """Return the events that a checkpoint writes to the topic `deliveries` for one partition and listener: the results
+    of attempts, and the kept HTTP answers. The kept answers are removed from memory. No event is larger than Kafka
+    accepts by default.
     """
     listener = stream.dispatcher.listener
     settled = [

@@ -30,7 +30,7 @@ class Ticks:
         self._processor = processor or Processor()
         self._liveness = liveness
         self._active: dict[Dispatcher, None] = {}
-        # The tick loop waits for this event while no dispatcher needs ticks. At other times, the attribute is None.
+        # While no dispatcher needs ticks, the tick loop waits for this event. At other times, this attribute is None.
         self._rested: asyncio.Event | None = None
 
     def __len__(self) -> int:
@@ -58,7 +58,7 @@ class Ticks:
         for number in itertools.count():
             if tuning.rest_s and not (self._active or pumped or self._liveness.down):
                 await self._rest(dispatchers)
-                # Call waited() here, so that its next measurement begins now, and does not include this pause.
+                # Begin a new measurement of the time that waited() returns, so that it does not include this pause.
                 processor.waited()
             late_s = 0.0
             active, ticked = list(self._active), list[Dispatcher]()
@@ -94,8 +94,8 @@ class Ticks:
 
     async def _tick_some(self, dispatchers: Iterable[Dispatcher], number: int, *, late: bool) -> list[Dispatcher]:
         """Call tick() of these dispatchers, and return those for which it returned True: they still have something to
-        do. Slow and failing listeners take part in only one of `share_ticks` calls. Yield to the event loop whenever
-        the calls have taken `turn_s` seconds, because hundreds of attempts may time out together.
+        do. Slow and failing listeners take part in only one of `share_ticks` calls. Whenever the calls have taken
+        `turn_s` seconds, yield to the event loop: hundreds of attempts may time out together.
         """
         time, still_active = asyncio.get_running_loop().time, list[Dispatcher]()
         at_ms, began_s = now_ms(), time()
