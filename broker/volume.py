@@ -23,7 +23,7 @@ from broker.ports import DirectoryView
 
 log = logging.getLogger(__name__)
 
-# After each 1/64 of a tenant's limit, but at least 1 MiB, a process records in `control` how many bytes it has stored.
+# After each 1/64 of a tenant's limit, but at least 1 MiB, a process records its stored bytes in `control`.
 STEPS: Final = 64
 STEP_BYTES_MIN: Final = 1 << 20
 # A record counts 192 bytes more than its value. Kafka stores at most that many bytes besides the value.

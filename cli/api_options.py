@@ -116,8 +116,8 @@ def connection(*, url: str | None, key: str | None, profile: str | None, data_di
 def is_here(url: str) -> bool:
     """Return whether the host of a URL is this machine: `localhost`, a loopback address, 0.0.0.0 or `::`.
 
-    Only for such a URL, a key that the user gives without a URL is sent to the URL in the file DIR/url. Anybody who can
-    write a file in the working directory could otherwise get the key.
+    If the user gives a key but no URL, the key is sent to the URL in the file DIR/url only if this URL's host is this
+    machine. Otherwise, anybody who can write a file in the working directory could get the key.
     """
     host = urlsplit(url).hostname or ""
     try:

@@ -27,7 +27,7 @@ _NAMED: Final = ("queue_id", "listener_id")
 _VALUE_CHARS_MAX: Final = 60
 _TYPE_WIDTH: Final = max(map(len, CLASSES))
 # On a terminal with fewer than _WIDE columns, lines have no milliseconds, and fewer spaces between their parts.
-# On such a narrow terminal, an event type longer than _NARROW_TYPE_WIDTH moves the rest of its line to the right.
+# With fewer than _WIDE columns, an event type longer than _NARROW_TYPE_WIDTH moves the rest of its line right.
 # On a terminal with 80 columns, 52 are usually left after an event's time and type. A short id takes 22 of them.
 _WIDE: Final = 120
 _NARROW_TYPE_WIDTH: Final = len("delivery.attempted")

@@ -29,7 +29,7 @@ _STDERR: Final = 2
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
 
-# The lowest level of the lines that each of these loggers writes. They are not used if Everput's level is debug.
+# The lowest level of the lines that each of these loggers writes, unless Everput's own log level is debug.
 # At any level below CRITICAL, aiokafka logs each failed connection while Kafka is down. So its level is CRITICAL.
 _QUIETER = {
     "aiokafka": logging.CRITICAL,

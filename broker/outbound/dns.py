@@ -81,7 +81,7 @@ class Pool:
     def __init__(self, most: int, *, leaves_s: float = 0.0, hanging_max: int = 0) -> None:
         self.most = most
         # A DNS look-up moves from this pool to the slow pool after `leaves_s` seconds.
-        # While the slow pool has `hanging_max` look-ups, none moves to it: each tries again every `leaves_s` seconds.
+        # If the slow pool then has `hanging_max` look-ups, the look-up stays, and tries again every `leaves_s` seconds.
         self.leaves_s = leaves_s
         self.hanging_max = hanging_max
         self.under_way = 0

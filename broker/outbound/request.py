@@ -21,7 +21,7 @@ class Opened(NamedTuple):
     """The decrypted secrets and headers of a listener."""
 
     signer: Signer
-    # Each former signing secret, and a time in ms since the epoch. Until then, requests have its signature, too.
+    # Each former signing secret, and until when (ms since the epoch) requests have a signature by it, too.
     former: tuple[tuple[Signer, int], ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
 

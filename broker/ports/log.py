@@ -243,9 +243,9 @@ class MessageLog(Protocol):
     ) -> tuple[int, bytes] | None:
         """Return the offset and the record's value of a message, or None if there is no such message.
 
-        The partition is read from `at_ms` on, the time in the message's id. Such a read is a large read. Each process
-        allows two large reads at a time for all organizations of one account together. Raises Unavailable if Kafka does
-        not answer, or if the message may be in an unreadable range.
+        The partition is read from `at_ms` on, which is the time in the message's id. This is a large read. For the
+        organizations of one account together, a process runs only two large reads at a time. Raises Unavailable if
+        Kafka does not answer, or if the message may be in an unreadable range.
         """
 
     async def find_all(
@@ -295,8 +295,8 @@ class ClaimLog(Protocol):
         """Append a claim of an Idempotency-Key: an event that says that a request is about to put the key's messages.
         Return once all in-sync replicas have stored the claim.
 
-        Raises ShareUsed if the organization has used too many keys in about the last day. Raises Unavailable if the
-        claim may not be stored.
+        Raises ShareUsed if the organization has used too many keys in about the last day. Raises Unavailable if it is
+        uncertain whether the claim is stored.
         """
 
     async def claims(self, digest: bytes) -> Sequence[PutClaimed]:
@@ -380,8 +380,8 @@ class ListenerTestLog(Protocol):
     """
 
     async def append(self, event: ListenerTested) -> None:
-        """Append the event with the result of a listener test. Raises InDoubt if Kafka does not acknowledge the event,
-        because the event may be stored. Raises DiskNearlyFull if the disk is nearly full.
+        """Append the event with the result of a listener test. Raises InDoubt if Kafka does not acknowledge the event:
+        the event may be stored or not. Raises DiskNearlyFull if the disk is nearly full.
         """
 
 

@@ -122,8 +122,8 @@ def _settings(decorated: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _said(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of the API that the given options set. Raises click.UsageError if the options contradict each
-    other.
+    """Return the fields of an API request that the given options set, by name. Raises click.UsageError if the options
+    contradict each other.
     """
     batch = {name: values.pop(f"batch_{option}") for name, option in _BATCH.items()}
     if batch["max_messages"] is NO_LIMIT:

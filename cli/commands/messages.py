@@ -107,7 +107,7 @@ def list_(
     as_json: bool,
 ) -> None:
     """List messages of a queue, newest first; at most 100 without --limit. With --state or --listener, list only
-    messages with such deliveries.
+    messages that have a delivery in this state or to this listener.
     """
     listener_id = None
     if listener is None:

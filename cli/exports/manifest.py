@@ -42,8 +42,7 @@ class Manifest(msgspec.Struct, kw_only=True):
 
     # The kind of export: `organization` for events of one organization, `all` for a whole installation.
     kind: str
-    # For an export of one organization: the files' `format`, and the time range (`from`, `to`) that is read from
-    # `/v1/log`.
+    # For an export of one organization: the files' `format`, and the exported time range (`from` and `to`).
     query: dict[str, str] = {}
     files: list[File] = []
     complete: bool = False

@@ -27,7 +27,7 @@ def messages_in(body: str) -> Sequence[Mapping[str, Any]]:
 
 
 def notifications(request: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the messages of a request, each in the form of a request's body with one message."""
+    """Return a request's messages. Each has the form of the body of a request with only this message."""
     body = request["body"]
     if not is_batch(request["headers"].get("webhook-id")):
         return [orjson.loads(body)]

@@ -100,7 +100,7 @@ def command(
 
     For each QUEUE and each --to, there is a listener. A new listener gets the messages that are put from now on. When
     the command ends, the listener stays, and its messages wait until the same command is started again. With
-    --temporary, the listener is deleted instead.
+    --temporary, a listener that this command has created is deleted instead.
 
     While the command runs, anybody who may put messages on the queue can send requests to these addresses. At a
     terminal, press r to send the last request again, b to show bodies, l to list the requests, and q to quit.
@@ -206,8 +206,8 @@ class _Listening:
     ) -> None:
         """Keep a tunnel open for each of `places` (a queue with a local address) until the command ends.
 
-        Raises an exception group. It has an error Lost if a tunnel must not be opened again, and a ConfigurationError
-        if the API refuses a tunnel.
+        Raises an exception group: with the error Lost if a tunnel must not be opened again, or with a
+        ConfigurationError if the API refuses a tunnel.
         """
 
         showing: list[asyncio.Task[None]] = []
@@ -215,8 +215,7 @@ class _Listening:
         def on_event(place: _Place, event: str, **fields: Any) -> None:
             if event == "listening":
                 # A listener whose name has a random part was created by this run.
-                # If the answer with `created` true was lost, the next answer has `created` false, though the listener
-                # is new.
+                # If the answer with `created` true was lost, the next answer has `created` false.
                 if self._new_names or fields.get("created", False):
                     self.created.add(fields["id"])
                 if fields["id"] not in self.served:

@@ -25,7 +25,7 @@ from cli.listen.batches import failed_in, is_batch, notifications
 REVOKED: Final = 4401  # the WebSocket close codes of api/tunnel.py
 DELETED: Final = 4404
 TAKEN_OVER: Final = 4409
-# The longest text in the tunnel. A request of 8 MiB can take 16 MiB there, because each quote gets a backslash.
+# The most bytes of a text in the tunnel. There, a request of 8 MiB can take 16 MiB: each quote gets a backslash.
 TEXT_BYTES_MAX: Final = 32 << 20
 ANSWER_S: Final = 120.0  # the longest `timeout_ms` that a listener may have
 ALIVE_S: Final = 1.0
@@ -89,8 +89,8 @@ class TunnelClient:
                 await asyncio.sleep(pause_s)
 
     async def _connected(self) -> str:
-        """Serve one connection until it ends, and return the reason. Raises Lost if the tunnel must not be opened
-        again. Raises ConfigurationError if the API refuses the tunnel with a status below 500, except 429.
+        """Serve one connection until it ends, and return the reason of its end. Raises Lost if the tunnel must not be
+        opened again. Raises ConfigurationError if the API refuses the tunnel with a status below 500, except 429.
         """
         headers = {"x-api-key": self._key}
         try:
