@@ -30,8 +30,8 @@ from broker.settings import KafkaSettings
 
 class State(NamedTuple):
     """A hash of the directory (all accounts, queues, listeners and so on) at one offset of `control`. The directory is
-    the result of the events before the offset `position`. `digests` has checksums of the directory's fields. If two
-    directories differ, the checksums show in which field.
+    the result of the events before the offset `position`. `digests` has checksums of the fields of each account, queue
+    and so on. If two directories differ, the checksums show the field that differs.
     """
 
     position: int
@@ -186,7 +186,7 @@ class Verifier:
         if named > latest:
             yield Finding("messages", number, None, f"the {who} names offset {named}, after the end of the topic")
         # Retention may have deleted messages during this check, while Kafka still has records about their deliveries.
-        # Read the first offset again: a message below this offset was deleted by retention, so it is not missing.
+        # Read the first offset of `messages` again: a message below it was deleted by retention, so it is not missing.
         messages.begin = max(messages.begin, (await self._requests.offsets(topic.name, {number: EARLIEST}))[number])
         for listener in listeners.values():
             cursor = cursors[listener.id].get(number)
@@ -224,7 +224,7 @@ class Verifier:
         return [Finding("messages", number, None, f"the workers have read to offset {tail}, after the end at {latest}")]
 
     async def _checked(self, checks: Checks, topic: Topic, begin: int, end: int) -> AsyncGenerator[Finding, None]:
-        """Check a partition from `begin` to `end`, and yield the findings.
+        """Check a partition from the offset `begin` to the offset `end`, and yield the findings.
 
         For the topic `outstanding`, read on to its current end. If a delivery has a newer record after `end`, Kafka's
         compaction may have removed the delivery's record before `end`.

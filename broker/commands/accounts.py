@@ -60,7 +60,7 @@ class AccountBlocked(BrokerError):
 
 
 class LastMember(Refused):
-    """The change is refused, because after it no owner of an organization could sign in."""
+    """The change is refused: after it, an organization would have no owner who can sign in."""
 
     code = "last-member"
 
@@ -99,9 +99,9 @@ class AccountCommands:
     async def check_password(self, email: str, password: str) -> Account:
         """Return the account with this e-mail address and password.
 
-        Raises WrongPassword if there is no such account, or if a temporary password was used or has expired. The check
-        takes as long for an unknown e-mail address as for a known one, so that nobody can find out by its duration
-        which addresses have an account. Raises AccountBlocked if the password is right but the account is blocked.
+        Raises WrongPassword if the address or the password is wrong, or if a temporary password was used or has
+        expired. An unknown address takes as long as a known one, so nobody can find out which addresses have an
+        account. Raises AccountBlocked if the password is right but the account is blocked.
         """
         await self._view.caught_up()
         account = self._view.state.accounts.account(email)
@@ -121,7 +121,7 @@ class AccountCommands:
     ) -> tuple[Session, str]:
         """Start a session of the account. Return the session and its token, which is not available later.
 
-        `by_identity` says that an OpenID Connect provider has signed the person in, and not a password.
+        If `by_identity` is true, an OpenID Connect provider has signed the person in, and not a password.
 
         Raises AccountBlocked if the account is blocked by now. Raises WrongPassword if the account was deleted, or its
         password was changed, after the password was checked. WrongPassword is also raised if the account's temporary

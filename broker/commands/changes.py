@@ -28,9 +28,9 @@ from broker.errors import Changed, InDoubt, NotFound, Unavailable, UnknownEvent,
 from broker.ports import ChangeLog, Count, CountingChange, Log, TooMuch
 
 ANSWER_S: Final = 4.0
-# An update or deletion adds its event's bytes to the organization's count, and this many for a worker's answer.
+# An update or deletion adds its event's bytes to the organization's stored bytes, and this many for a worker's answer.
 _ANSWER_BYTES: Final = 1024
-# An update or deletion adds this many more bytes for each listener of the queue: its state in the worker's answer.
+# A worker's answer to an update or deletion counts as this many more bytes for each listener of the queue.
 _LISTENER_BYTES: Final = 64
 _PAGE_BYTES_MAX: Final = 8 << 20  # A page of messages has at most this many bytes of updated data.
 _NONE: Final = "No message of this queue has this ID. Check the ID; retention may have deleted an old message."
@@ -246,7 +246,9 @@ def _stored(put: MessagePut, change: CountingChange | None, *, partition: int, o
 
 
 def _is_of(queue: Queue, value: bytes) -> bool:
-    """Return whether the message in a record belongs to this queue. Any version of Everput may have written it."""
+    """Return whether the message in a record belongs to this queue. Any version of Everput may have written the
+    message.
+    """
     try:
         of = _place.decode(value)
     except msgspec.MsgspecError:

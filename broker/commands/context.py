@@ -102,8 +102,8 @@ def queue_now(view: DirectoryView, context: Context, queue_id: str) -> Queue:
 async def record(control: ControlLog, view: DirectoryView, event: ControlEvent) -> bool:
     """Append an event, wait until this process has applied it, and return whether the event changed anything.
 
-    Raises InDoubt if it is unknown whether the event was stored or applied, and any other Unavailable if the event was
-    not stored.
+    Raises InDoubt if it is unknown whether the event was stored or applied. Any other Unavailable error means that the
+    event was not stored.
     """
     offset = await control.append(event)
     try:

@@ -113,7 +113,8 @@ class InvitationCommands:
         """Make the account a member of the organization, and use up the invitation.
 
         If the account is a member already, do nothing: the invitation stays open. Raises Refused if the invitation is
-        not open any more, QuotaReached if the account has too many organizations or the organization too many members.
+        not open any more. Raises QuotaReached if the account is in too many organizations, or if the organization has
+        too many members.
         """
         state = self._view.state
         if not state.is_member(invitation.organization_id, account_id):

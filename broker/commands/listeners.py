@@ -47,7 +47,7 @@ from broker.ports import DirectoryView, Log
 from broker.sealing import Sealer
 from broker.settings import Network
 
-# The names and unencrypted values of a listener's headers have at most this many bytes together.
+# The names and unencrypted values of a listener's headers may have at most this many bytes in total.
 # The headers are limited because each update of a listener stores all of its headers in the log again.
 HEADERS_BYTES_MAX: Final = 8 << 10
 _SIGNING_BYTES: Final = 32
@@ -61,8 +61,8 @@ LISTENERS_MAX: Final = 10_000  # listeners of one organization
 class ListenerInput:
     """The values that a request gives for a listener. A field is None if the request does not give the value.
     `settings` holds the given settings by name. A header with the value HIDDEN keeps its stored value. A new listener
-    gets the messages that were put at the time `begin_at_ms` or later. With 0, it gets all messages in the log; with
-    None, only messages that are put after its creation.
+    gets the messages that were put at the time `begin_at_ms` or later. If `begin_at_ms` is 0, the listener gets all
+    messages in the log. If it is None, the listener gets only messages that are put after its creation.
     """
 
     name: str | None = None

@@ -59,7 +59,8 @@ random_bits = _RandomBits().draw
 class Put:
     """A message that is about to be stored. build() gives it an `id`, and a `name` if it has none. `count` is called
     once, with the organization's id and the size of the message's record in bytes. `traceparent` names the trace span
-    to which the attempts will belong. The caller may change `traceparent` until build() is called.
+    to which the attempts to deliver the message will belong. The caller may change `traceparent` until build() is
+    called.
     """
 
     __slots__ = (
@@ -210,8 +211,8 @@ async def put_message(
 ) -> Put:
     """Put a message, and return it once all in-sync replicas have stored it.
 
-    Raises Refused if a value is not valid, InDoubt if the message may have been stored, and any other Unavailable if
-    nothing was stored.
+    Raises Refused if a value is not valid, and InDoubt if the message may have been stored. Any other Unavailable error
+    means that nothing was stored.
     """
     put = new_put(queue, data, name, ordering_key, actor, request_id, deliver_at, count)
     put.traceparent = traceparent

@@ -149,7 +149,7 @@ def _refuse_reserved(queue: Queue, name: str) -> None:
 async def alerts_queue(control: ControlLog, view: DirectoryView, context: Context) -> Queue:
     """Return the organization's queue for alerts, and create it if there is none.
 
-    Raises InDoubt if it is unknown whether the queue was created, and any other Unavailable if the queue was not
+    Raises InDoubt if it is unknown whether the queue was created. Any other Unavailable error means that it was not
     created.
     """
     queue = view.state.queues_by_name.get((context.organization_id, ALERTS_QUEUE))

@@ -183,7 +183,7 @@ class InvitationCreated(InvitationEvent, frozen=True, kw_only=True, tag="invitat
     token_sha256: str
     expires_at_ms: int
     role: str = "owner"
-    # The version is 2, so that an older program refuses this event. It would ignore `role`, and make anybody an owner.
+    # The version is 2, so that an older program refuses the event: it would make every invited person an owner.
     v: int = 2
 
 
@@ -228,7 +228,7 @@ class KeyCreated(Event, frozen=True, kw_only=True, tag="key.created"):
     scopes: tuple[str, ...]
     queue_ids: tuple[str, ...] | None = None
     expires_at_ms: int | None = None
-    # The version is 2, so that an older program refuses this event. It would ignore `queue_ids`, and permit all queues.
+    # The version is 2, so that an older program refuses the event: it would permit all queues to every API key.
     v: int = 2
 
 

@@ -95,7 +95,7 @@ class Accounts:
 
     def by_identity(self, issuer: str, subject: str) -> Account | None:
         """Return the account that is linked to a person's id (`subject`) at an OpenID Connect provider (`issuer`).
-        Return None if no account is.
+        Return None if no account is linked to this person.
         """
         return self.by_id.get(self._by_identity.get((issuer, subject), ""))
 

@@ -256,7 +256,7 @@ class Trigger:
                 self.open = False
                 return Step.END
             return None
-        # abs() permits a beginning even if a wrong clock has set `begun_at_ms` far into the future.
+        # abs() lets the alert begin even if a wrong clock has set `begun_at_ms` far into the future.
         rested = not self.begun_at_ms or abs(at_ms - self.begun_at_ms) >= INTERVAL_MS
         if level is Level.HIGH and lasted_ms >= reading.hold_ms and rested:
             self.open, self.begun_at_ms = True, at_ms

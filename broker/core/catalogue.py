@@ -279,8 +279,8 @@ def struct_of(kind: Any) -> type[msgspec.Struct] | None:
 
 
 def shown_url(url: str) -> str:
-    """Return any URL unchanged, but a tunnel's URL as `tunnel://…`. The rest of a tunnel's URL gives access to a
-    developer's machine.
+    """Return a tunnel's URL as `tunnel://…`, and any other URL unchanged. The hidden part of a tunnel's URL gives
+    access to a developer's machine.
     """
     return _TUNNEL + _MASKED if url.startswith(_TUNNEL) else url
 

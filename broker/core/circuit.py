@@ -109,7 +109,7 @@ class Circuit:
         if alive:
             self.state, self.allowance, self.faults = State.PROBATION, PROBATION_FIRST, 0
             return True
-        # Now a probe has failed, so how often attempts failed after successful probes does not matter any more.
+        # After a failed probe, count again from 0 how often attempts fail after a good probe.
         self.relapses = 0
         self.probe_at_ms = at_ms + interval_ms
         return False

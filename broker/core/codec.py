@@ -108,7 +108,7 @@ def _decode_other(value: bytes) -> Event:
                 f"the event {name} has version {version}, which is newer than this program can read; upgrade Everput"
             )
         return msgspec.convert(fields, kind)
-    # ValueError includes the errors that orjson and msgspec raise for wrong JSON.
+    # orjson and msgspec raise subclasses of ValueError for wrong JSON.
     except (KeyError, TypeError, ValueError) as error:
         raise UnknownEvent(
             f"the record is damaged, was not written by Everput, or needs a newer version of Everput: {error}"

@@ -92,7 +92,7 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     headers: dict[str, str] = {}
     sealed_headers: dict[str, str] = {}
     # The wait before a retry is random. Before the first retry, it is at most this long.
-    # The most that a wait before a retry may be doubles with each retry, up to `retry_max_s`.
+    # The longest possible wait before a retry doubles with each retry, up to `retry_max_s`.
     # A Retry-After in the listener's answer can make the wait before a retry longer, but not longer than `retry_max_s`.
     retry_first_ms: int = 1_000
     retry_max_s: int = 3_600  # the longest pause before any retry

@@ -60,8 +60,9 @@ class Cursor:
         """Encode the details of a listener's progress as the metadata of a commit to Kafka, in at most
         METADATA_BYTES_MAX bytes.
 
-        If the open offsets need more bytes, the highest of them are left out, and `top` is lowered to the lowest of
-        these. The worker that owns the partition next then delivers all messages from that offset on again.
+        If the open offsets need more bytes, the highest open offsets are left out, and `top` is lowered to the first
+        offset that was left out. The worker that owns the partition next then delivers all messages from this offset on
+        again.
         """
         numbers = [self.top - self.offset]
         before = self.offset
@@ -72,7 +73,7 @@ class Cursor:
         oldest = "-" if self.oldest_at_ms is None else str(self.oldest_at_ms)
         error = f"{self.error or '-'};{self.counts}" if self.counts else self.error or "-"
         text = f"{_VERSION} {packed} {self.pending} {oldest} {self.state} {error}"
-        # If the metadata is too long, drop the upper half of the open offsets, and lower `top` to the first of these.
+        # If the metadata is too long, drop the upper half of the open offsets. Set `top` to the first dropped offset.
         if len(text) > METADATA_BYTES_MAX and self.open:
             fewer = len(self.open) // 2
             return replace(self, top=self.open[fewer], open=self.open[:fewer], attempts=()).metadata()

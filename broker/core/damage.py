@@ -14,7 +14,7 @@ Span = tuple[int, int]
 
 class DamagedRange(NamedTuple):
     """A range of log records that can't be read. The offsets `first` and `last` both belong to the range. `topic` is
-    without the prefix of the installation's topics.
+    the topic's name without the installation's prefix.
     """
 
     topic: str

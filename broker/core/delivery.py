@@ -21,7 +21,7 @@ from typing import Final
 
 from broker.core.retry import RetryPolicy, next_at_ms
 
-# The HTTP status of a tunnel without an `everput listen` that takes messages. Such an attempt does not count.
+# A tunnel answers with this HTTP status if no `everput listen` takes the message. Such an attempt does not count.
 TUNNEL_AWAY: Final = 599
 SLOW_DOWN: Final = (429, 503)  # HTTP statuses of an overloaded listener
 TIMEOUTS: Final = ("timeout", "connect-timeout")

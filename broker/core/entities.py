@@ -92,9 +92,9 @@ class Listener:
         return replay is None or replay.notify_url is None or replay.liveness_url is not None
 
     def reach(self, partition: int, tail: int) -> int:
-        """Return the offset before which the deliveries of this partition's messages to the listener end. For the
-        temporary listener of a replay, this is the replay's end offset. For any other listener, it is `tail`: the
-        offset of the next new message.
+        """Return the end offset of the listener's deliveries in a partition: only messages below this offset are
+        delivered to the listener. For the temporary listener of a replay, this is the replay's end offset. For any
+        other listener, it is `tail`: the offset of the next new message.
         """
         return tail if self.replay is None else self.replay.end_offsets[partition]
 

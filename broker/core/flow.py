@@ -100,7 +100,7 @@ class Share:
 
     def of(self, total: int) -> int:
         """Return this worker's part of a limit that all workers share. Usually, the parts of all workers add up to the
-        limit. If there are more workers than the limit, each part is 1.
+        limit. If the limit is lower than the number of workers, each part is 1.
         """
         return max(1, total // self.workers + (self.rank < total % self.workers))
 

@@ -42,10 +42,10 @@ class Health(StrEnum):
 class Facts:
     """The facts about a listener's deliveries from which its health is computed.
 
-    `down` becomes False when the liveness_url answers 2xx, even if attempts still fail. `down` can become True again
-    when the liveness_url no longer answers 2xx. `accepted` and `refused` count the attempts of the last MINUTES
-    minutes. `error` is the error or HTTP status of one of the latest failed attempts. `error` is None if no failed
-    attempt is known, and usually also if a later attempt was accepted.
+    `down` is True if the listener is down, and its liveness_url does not answer 2xx either. As soon as the liveness_url
+    answers 2xx, `down` is False, even if attempts still fail. `accepted` and `refused` count the attempts of the last
+    MINUTES minutes. `error` is the error or HTTP status of one of the latest failed attempts. `error` is None if no
+    failed attempt is known, and usually also if a later attempt was accepted.
     """
 
     down: bool = False

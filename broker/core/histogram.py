@@ -36,7 +36,7 @@ class Histogram:
 
 
 def buckets(took_ms: Sequence[float]) -> Iterator[tuple[int, int]]:
-    """Yield the indexes of the buckets that these durations fall into, with the number of durations in each."""
+    """Yield the indexes of the buckets that these durations fall into, with the number of durations in each bucket."""
     # After sorting, one search for each bucket counts its durations. This is cheaper than a search for each duration.
     ordered = sorted(took_ms)
     end = len(ordered)

@@ -57,8 +57,8 @@ class Lane(Generic[T]):
 
 
 class Run(NamedTuple, Generic[T]):
-    """Consecutive records of one partition, in the merged order of all partitions. `size` is the number of
-    their bytes.
+    """Consecutive records of one partition, in the merged order of all partitions. `size` is the size of the records in
+    bytes.
     """
 
     lane: Lane[T]
@@ -149,8 +149,8 @@ class Merge(Generic[T]):
         return Run(lane, records, size)
 
     def _last_ms(self, first: Lane[T]) -> int:
-        """Return the highest time of records in the partition `first` that come before the next records of all other
-        partitions. `first` is the partition with the next record.
+        """Return a time: the records of the partition `first` up to this time (inclusive) come before the next records
+        of all other partitions. `first` is the partition with the next record.
         """
         if len(self._heap) == 1:
             return _NO_END_MS

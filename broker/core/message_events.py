@@ -51,8 +51,8 @@ class PutClaimed(Event, frozen=True, kw_only=True, tag="put.claimed"):
 class MessageChange(Event, frozen=True, kw_only=True):
     """The base class of the events of the topic `changes`. No event has this class itself.
 
-    `partition` and `offset` say where the put of the message is in the topic `messages`. If `if_version` is set, the
-    event has an effect only if the message still has this version.
+    `partition` and `offset` say where the message is stored in the topic `messages`. If `if_version` is set, the event
+    has an effect only if the message still has this version.
     """
 
     message_id: str
