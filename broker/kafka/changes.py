@@ -168,7 +168,9 @@ class ChangesTopic:
         return sum(one.deleted for one in counts.values()), exact
 
     def _fail_unless_given_up(self, damage: LogDamaged) -> None:
-        """Raise LogDamaged, because a range of records is unreadable. Do nothing if the range was given up as lost."""
+        """Raise LogDamaged for an unreadable range. Do nothing if the range was deleted, or if an operator gave it up
+        as lost.
+        """
         if not self._requests.given_up(damage):
             raise damage
 
@@ -182,8 +184,8 @@ class ChangesTopic:
         return self._requests.walk(self._topic.name, partition, offset, end, pass_given_up=True)
 
     async def _spans(self, since_ms: Mapping[int, int]) -> dict[int, tuple[int, int]]:
-        """Return the offsets [first, end) of the topic `changes` since a time, by partition. Partitions without records
-        since then are left out.
+        """Return, by partition of the topic `changes`, the offsets [first, end) of the records since the partition's
+        time in `since_ms`. Partitions without such records are left out.
         """
         firsts = await offsets_since(self._requests, self._topic.name, {p: max(at, 0) for p, at in since_ms.items()})
         ends = await self._requests.offsets(self._topic.name, dict.fromkeys(firsts, LATEST))
@@ -196,9 +198,8 @@ class ChangesTopic:
     async def since(
         self, partition: int, at_ms: int, begin: int, end: int
     ) -> AsyncIterator[tuple[int, int, MessageChange]]:
-        """Yield (offset, record time, event) of the updates and deletions at the offsets [begin, end) of a partition of
-        `changes`. Records that are clearly older than `at_ms` are left out. Some older changes are still yielded,
-        because clocks differ.
+        """Yield (offset, record time, event) of each update and deletion since the time `at_ms`, at the offsets [begin,
+        end) of a partition of `changes`. Clocks differ, so changes of the ten minutes before `at_ms` are yielded, too.
 
         Unreadable changes are skipped and have no effect. Raises LogUnavailable if Kafka does not answer.
         """
@@ -210,8 +211,8 @@ class ChangesTopic:
                 yield record.offset, record.timestamp, event
 
     async def at(self, partition: int, offset: int) -> MessageChange | None:
-        """Return the change at this offset of the topic `changes`. Return None if a newer version wrote it, or if
-        the offset was given up as lost.
+        """Return the update or deletion at this offset of the topic `changes`. Return None if this version of Everput
+        does not know the record, or if an operator gave up the offset as lost.
 
         Raises LogDamaged if the record is unreadable or was deleted, and LogUnavailable if Kafka does not answer or
         does not have the record yet.
@@ -222,7 +223,8 @@ class ChangesTopic:
                 return event if isinstance(event, MessageChange) else None
         except OffsetTooOld:
             begins = await self._requests.offsets(self._topic.name, {partition: EARLIEST})
-            # If the record was not deleted, a new partition leader may lack it for a moment. So the caller must retry.
+            # If Kafka has not deleted this offset, a new partition leader may lack the newest records for a moment.
+            # If Kafka has not deleted this offset, raise the error: the caller retries.
             if offset >= begins[partition]:
                 raise
         else:

@@ -30,17 +30,16 @@ class ChangesTail:
         await self._long_poll.stop()
 
     def follow(self, offsets: Mapping[int, int]) -> None:
-        """Read these partitions from these offsets on, instead of the partitions that were read before."""
+        """Read only the partitions in `offsets` from now on, each from its offset in `offsets`."""
         self._long_poll.forget()
         self._long_poll.begin(offsets)
         self._follows.set()
 
     async def read(self) -> list[tuple[int, int, MessageChange]]:
-        """Return (partition, offset, event) of new changes to messages. Wait until follow() was called, and then at
-        most about a second for changes.
+        """Return (partition, offset, event) of new changes to messages. If there are none, wait for about a second, and
+        then return an empty list. Before the first call of follow(), wait for that call.
 
-        Return an empty list if there are no changes, or if Kafka can't be reached. Unreadable changes are skipped and
-        have no effect.
+        Return an empty list also if Kafka can't be reached. Unreadable changes are skipped and have no effect.
         """
         await self._follows.wait()
         try:

@@ -25,7 +25,7 @@ from broker.kafka.scan import scan
 from broker.kafka.topics import Topic
 from broker.time_offsets import offsets_since
 
-# Keep the claim of an Idempotency-Key an hour longer than 24 hours, because clocks of processes differ.
+# Claims of Idempotency-Keys are kept for 24 hours and this extra hour, because clocks of processes may differ.
 _MARGIN_MS: Final = 3600 * 1000
 _LOOK_S: Final = 2.0
 _FOLLOW_S: Final = 30.0
@@ -33,7 +33,7 @@ _CLAIM_BYTES: Final = 4096  # Kafka returns whole batches
 
 
 class _Owned(msgspec.Struct):
-    """The part of a stored claim of an Idempotency-Key that is decoded, because the other fields are not needed."""
+    """The organization id of a stored claim of an Idempotency-Key. The claim's other fields are not decoded."""
 
     organization_id: str = ""
 
@@ -74,7 +74,9 @@ class ClaimsTopic:
             await asyncio.gather(self._following, return_exceptions=True)
 
     def refuse(self, refusal: Refusal | None) -> None:
-        """Refuse to append claims of Idempotency-Keys, for this reason. Pass None to accept claims again."""
+        """Refuse to append claims of Idempotency-Keys. `refusal` is the reason, such as a nearly full disk. Pass None
+        to accept claims again.
+        """
         self._writer.refusal = refusal
 
     async def append(self, claim: PutClaimed) -> None:
@@ -89,7 +91,8 @@ class ClaimsTopic:
         digest = bytes.fromhex(claim.digest)
         try:
             await self._writer.append_one(self._partition(digest), digest, encode(claim))
-        except LogUnavailable as error:  # Kafka may have stored the claim, but this request has put no message yet.
+        # Kafka may have stored the claim. But this request has put no message yet, so it is safe to repeat the request.
+        except LogUnavailable as error:
             raise LogUnavailable(
                 "Kafka did not acknowledge the record of the Idempotency-Key, so this request put no messages. Repeat "
                 "the request with the same Idempotency-Key; at first, the answer may be 409."
@@ -115,8 +118,8 @@ class ClaimsTopic:
         return int.from_bytes(digest[-4:]) % self._partitions
 
     async def _catch_up(self, partition: int) -> None:
-        """Read the claims of a partition up to its current end. A read in progress may have missed the newest claims,
-        so callers that come during this read wait for the next read, which they share.
+        """Read the claims of a partition up to its current end. If a read of the partition is in progress, that read
+        may miss the newest claims. So wait for the next read, which all waiting callers share.
         """
         asked = self._reads_begun[partition]
         async with self._locks[partition]:
@@ -126,7 +129,8 @@ class ClaimsTopic:
             before_ms = time.time_ns() // 1_000_000 - KEPT_MS - _MARGIN_MS
             try:
                 await self._read_to_end(partition, before_ms)
-            # If Kafka lacks the record at which this read begins, let the next read find its start by time.
+            # If Kafka has deleted the record at which this read begins, forget its offset.
+            # The next read then finds its first offset by time.
             except OffsetTooOld:
                 self._positions.pop(partition, None)
                 raise
@@ -138,7 +142,7 @@ class ClaimsTopic:
         if position is None:
             position = (await offsets_since(self._requests, self._topic, {partition: before_ms}))[partition]
         self._positions[partition] = position
-        # If an unreadable claim of an Idempotency-Key is skipped, a repeated request stores its messages a second time.
+        # Skip unreadable claims. A repeated request whose claim is unreadable stores its messages a second time.
         async for fetched in scan(self._requests, self._topic, partition, position, damaged=lambda _: None):
             for record in fetched.records:
                 if record.key is not None:
@@ -146,8 +150,8 @@ class ClaimsTopic:
             self._positions[partition] = fetched.next_offset
 
     async def _read(self, partition: int, offset: int, digest: bytes) -> PutClaimed | None:
-        """Read a claim of an Idempotency-Key from Kafka. Return None if the claim belongs to another key, is unreadable
-        or gone, or was written by a newer version.
+        """Read the claim of an Idempotency-Key at this offset. Return None if the claim belongs to another key, is
+        unreadable, was deleted, or has a form that only a newer version of Everput knows.
         """
         with contextlib.suppress(OffsetTooOld, LogDamaged, UnknownEvent):
             fetched = await self._requests.read(self._topic, partition, offset, bytes_max=_CLAIM_BYTES)
@@ -158,8 +162,8 @@ class ClaimsTopic:
         return None
 
     async def _follow(self) -> None:
-        """Read new claims of Idempotency-Keys at once, and then about every 30 seconds, so that a request with an
-        Idempotency-Key has few claims left to read.
+        """Read the new claims of all partitions now, and then about every 30 seconds. A request with an Idempotency-Key
+        then has only few claims left to read.
         """
         while True:
             for partition in range(self._partitions):
@@ -169,8 +173,8 @@ class ClaimsTopic:
 
 
 def _owner(value: bytes | None) -> str:
-    """Return the organization id in a stored claim without decoding the claim's other fields; empty if the claim has no
-    organization id.
+    """Return the organization id in a stored claim, without decoding the claim's other fields. Return an empty text if
+    the claim has no organization id.
     """
     try:
         return _owned.decode(value or b"").organization_id

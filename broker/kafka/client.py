@@ -14,10 +14,10 @@ from broker.errors import ConfigurationError
 from broker.settings import KafkaSettings
 
 SECURITY_PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
-# If a Kafka broker does not answer for 15 s, a producer and Faust ask which broker leads the partition now.
-# With the default timeouts, a hanging broker would stop a producer for 40 s (aiokafka's default) and Faust for 90 s.
+# Producers and Faust wait 15 s for a Kafka broker's answer. Then they ask which broker leads the partition now.
+# The default timeouts are too long: a broker that hangs would stop aiokafka's producer for 40 s, and Faust for 90 s.
 ANSWER_MS: Final = 15_000
-# This regular expression takes linear time on any input: each repetition ends at a character that it can't match.
+# This regular expression takes linear time on any input: it can't split a text between its repetitions in two ways.
 _SERVER: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]@]+):[0-9]{1,5}")
 SASL_MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 

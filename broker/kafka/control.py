@@ -59,7 +59,7 @@ class ControlTopic:
                 f"Kafka did not acknowledge the change ({type(error).__name__}). The change may have been stored; "
                 "read the resource before you repeat the request."
             ) from error
-        # If `offset` is negative, Kafka stored the record at an unknown offset. So return the partition's last offset.
+        # A negative `offset` means that Kafka no longer knows where it stored the record. Return the last offset then.
         if offset < 0:
             try:
                 return await self.end_offset() - 1
@@ -71,8 +71,9 @@ class ControlTopic:
         return offset
 
     async def check(self) -> bool:
-        """Read the whole topic `control` once, while this process starts. Return False if a damaged copy was found: a
-        consumer may then be unable to read the topic from the leader.
+        """Read the whole topic `control` once, while this process starts. Return True if no damaged copy was found.
+        Return False if the leader's copy of some records is damaged, so that they were read from another broker. A
+        consumer, which reads only from the leader, may then be unable to read the topic.
 
         Raises ConfigurationError if some records are unreadable on every replica, or if the topic's first events are
         lost.

@@ -16,14 +16,14 @@ from broker.kafka.topics import group_listener, listener_group, topics
 from broker.ports import NotStored
 from broker.settings import KafkaSettings
 
-# At most this many requests to Kafka's group coordinators run at once. More would block the event loop too long.
+# Send at most 32 requests to Kafka's group coordinators at once: more would block the event loop too long.
 _UNDER_WAY_MAX: Final = 32
 
 
 class KafkaCursors:
-    """The cursors of all listeners, kept in Kafka as committed offsets. Below a cursor's offset in a partition, all
-    deliveries to the listener are settled: delivered, parked, cancelled or kept in the topic `outstanding`. Each
-    listener has its own consumer group, `<prefix>listener.<id>`, on the topic `messages`.
+    """The cursors of all listeners, stored in Kafka as committed offsets of the topic `messages`. Each listener has its
+    own consumer group, `<prefix>listener.<id>`. For all messages before the committed offset of a partition, the
+    listener's delivery is settled: delivered, parked, cancelled or kept in the topic `outstanding`.
     """
 
     def __init__(self, kafka: KafkaSettings, requests: KafkaRequests) -> None:

@@ -36,22 +36,23 @@ from broker.settings import KafkaSettings
 from broker.time_offsets import offsets_since
 
 _FINAL: Final = ("delivered", "parked")
-_FINAL_IF_REDRIVEN: Final = ("delivered",)  # the states that are final even after a redrive
-# To find a message's deliveries, at most this many reads of 1 MiB are made in each of `deliveries` and `outstanding`.
+# A redrive attempts parked deliveries again. If the listener had a redrive, only `delivered` is final.
+_FINAL_IF_REDRIVEN: Final = ("delivered",)
+# To find a message's deliveries, read at most 64 times 1 MiB of `deliveries`, and 64 times 1 MiB of `outstanding`.
 _READS_MAX: Final = 64
-# To count a listener's waiting messages, at most four reads of 1 MiB are made in a partition.
-# The count of waiting messages can be too low, because four reads may not reach the partition's end.
+# To count a listener's waiting messages, read at most four times 1 MiB of each partition of `messages`.
+# If four reads do not reach the partition's end, the listener's count of waiting messages is too low.
 _LAG_READS_MAX: Final = 4
-# To count for several listeners whose offsets are far apart, a partition is read in up to eight rounds of four reads.
+# To count for many listeners, a partition is read from up to eight offsets on, with at most four reads from each.
 _LAG_ROUNDS_MAX: Final = 8
 
 
 class KafkaDeliveries:
-    """The reader of the states of deliveries and listeners, for API requests. It asks Kafka each time, and caches
-    nothing.
+    """The reader of the states of deliveries and listeners, for API requests. It reads Kafka for each request, and
+    caches nothing.
 
-    For one message, `outcome_reads_max` limits the reads of the topic `deliveries` that look for attempts, and
-    `outstanding_reads_max` the reads of the topic `outstanding`.
+    To find the attempts of one message, it makes at most `outcome_reads_max` reads of the topic `deliveries`, and at
+    most `outstanding_reads_max` reads of the topic `outstanding`.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class KafkaDeliveries:
         await answers.find(self._requests, self._deliveries.name)
         for listener_id, rows in attempts.items():
             rows[:] = [(outcome, answers.of(listener_id, attempt), due_ms) for outcome, attempt, due_ms in rows]
-        # Deliveries of messages below the committed offset can still wait in `outstanding`. So read `outstanding`, too.
+        # If a delivery counts as settled, but its final attempt was not found, look for the delivery in `outstanding`.
         doubtful = [
             listener
             for one, listener in concerned.items()
@@ -125,11 +126,12 @@ class KafkaDeliveries:
         listeners: Sequence[Listener],
         answers: AnswersOfMessage,
     ) -> tuple[dict[str, list[tuple[str, Attempt, int | None]]], bool]:
-        """Read the recorded attempts of one message. Stop when the last attempt of each delivery was found, at the end
-        of the partition, or after the allowed number of reads.
+        """Read the recorded attempts of one message from the topic `deliveries`. Stop when the last attempt of each
+        delivery was found, at the end of the partition, or after `outcome_reads_max` reads.
 
-        Return (outcome, attempt, time of the next attempt) by listener id, and whether no attempt can be missing.
-        `final` has the outcomes after which no attempt follows, by listener id.
+        Return two values: a list of (outcome, attempt, time of the next attempt) for each listener id, and True if
+        these lists are surely complete. `final` has, for each listener id, the outcomes after which no further attempt
+        is made.
         """
         found: dict[str, list[tuple[str, Attempt, int | None]]] = {listener_id: [] for listener_id in final}
         topic = self._deliveries.name
@@ -139,7 +141,8 @@ class KafkaDeliveries:
         def complete() -> bool:
             return all(rows and rows[-1][0] in final[one] for one, rows in found.items())
 
-        def damaged(_damage: LogDamaged) -> None:  # An attempt may be in the unreadable range, so not all is read.
+        # An attempt of this message may be in the unreadable range, so the list of attempts may be incomplete.
+        def damaged(_damage: LogDamaged) -> None:
             nonlocal all_read
             all_read = False
 
@@ -156,7 +159,8 @@ class KafkaDeliveries:
                     _collect(record, offset, found, answers)
                 if complete() or fetched.next_offset >= fetched.end_offset:
                     return found, all_read
-                # One read is nearly always enough. A second one waits until the process may begin a large read.
+                # The first read of `deliveries` nearly always finds all attempts.
+                # Before a second read, wait for a slot of `read_slots`, which limits how many large reads run at once.
                 if reads == 1:
                     await held.enter_async_context(self._read_slots.slot(listeners[0].organization_id))
         return found, all_read and reads < reads_max
@@ -220,15 +224,15 @@ class KafkaDeliveries:
     async def _count_behind(
         self, partition: int, tops: Sequence[tuple[int, Listener]], end: int, found: dict[str, Backlog]
     ) -> None:
-        """Count the messages of each listener's queue in a partition, from the listener's position on, and add the
-        counts to `found`.
+        """Count, in one partition of `messages`, the messages of each listener's queue from the listener's position on.
+        Add the counts to `found`. `tops` has the position of each listener.
 
         Listeners whose positions are close together share the reads. The number of reads is limited, so a count can be
         too low.
         """
         left = [(top, listener.id, listener.queue_id.encode()) for top, listener in tops]
         for rounds_left in range(_LAG_ROUNDS_MAX - 1, -1, -1):
-            # By queue: the offsets and times of its messages that this round reads, for all listeners of the queue.
+            # By queue id: the offsets, and the record times, of the queue's messages that this round reads.
             read: dict[bytes, tuple[list[int], list[int]]] = {queue_id: ([], []) for _, _, queue_id in left}
             first = last = min(top for top, _, _ in left)
             async for record in self._records(partition, first, end):
@@ -238,7 +242,8 @@ class KafkaDeliveries:
                     rows[0].append(last)
                     rows[1].append(record.timestamp)
             oldest = {one: list(accumulate(reversed(times), min))[::-1] for one, (_, times) in read.items()}
-            # If another round of reads follows, that round counts for the listeners whose position is after `middle`.
+            # Count now the messages of each listener whose position is at most `middle`.
+            # The next round of reads counts the messages of listeners at later positions.
             middle = end if last >= end - 1 or not rounds_left else (first + last) // 2
             for top, listener_id, queue_id in left:
                 offsets = read[queue_id][0]
@@ -256,10 +261,10 @@ class KafkaDeliveries:
         return {listener_id: facts_of(places.values(), at_ms) for listener_id, places in cursors.items()}
 
     async def _behind(self, listener: Listener, partition: int, top: int, end: int) -> tuple[int, int | None]:
-        """Count the queue's messages in the offsets [top, end) of a partition. Return the count and the time of the
-        oldest message.
+        """Count the messages of the listener's queue at the offsets [top, end) of a partition of `messages`. Return the
+        count, and the time of the first counted message.
 
-        At most _LAG_READS_MAX reads are made; records after them are not counted.
+        At most four reads of 1 MiB are made (_LAG_READS_MAX). Messages after these reads are not counted.
         """
         queue_id = listener.queue_id.encode()
         count, since_ms = 0, None
@@ -270,7 +275,7 @@ class KafkaDeliveries:
         return count, since_ms
 
     async def _records(self, partition: int, top: int, end: int) -> AsyncIterator[Record]:
-        """Yield the records in the offsets [top, end) of a `messages` partition, with at most _LAG_READS_MAX reads."""
+        """Yield the records at the offsets [top, end) of a partition of `messages`. Stop after _LAG_READS_MAX reads."""
         top = max(top, (await self._requests.offsets(self._messages.name, {partition: EARLIEST}))[partition])
         results = scan(
             self._requests,
@@ -288,7 +293,9 @@ class KafkaDeliveries:
 
 
 def _with(backlog: Backlog, messages: int, oldest_at_ms: int | None) -> Backlog:
-    """Return the backlog with more messages added to it. The oldest added message was put at the given time."""
+    """Return a backlog that has `messages` more messages than this one. `oldest_at_ms` is the put time of the oldest of
+    the added messages.
+    """
     times = [at_ms for at_ms in (backlog.oldest_at_ms, oldest_at_ms) if at_ms is not None]
     return Backlog(backlog.messages + messages, min(times, default=None))
 
@@ -319,7 +326,7 @@ def _state(rows: Sequence[tuple[str, Attempt, int | None]], deliver_at_ms: int) 
     outcome, next_at_ms = (rows[-1][0], rows[-1][2]) if rows else ("", None)
     if outcome in ("delivered", "parked"):
         return DeliveryState(state=outcome, attempts=attempts)
-    # If nothing was attempted and the message has a `deliver_at` time, the first attempt is due at this time.
+    # A message with a `deliver_at` time is pending until then. Its first attempt is made at this time.
     if not rows and deliver_at_ms:
         return DeliveryState(state="pending", next_attempt_at_ms=deliver_at_ms)
     return DeliveryState(
@@ -328,12 +335,12 @@ def _state(rows: Sequence[tuple[str, Attempt, int | None]], deliver_at_ms: int) 
 
 
 def _settled_state(known: DeliveryState, row: OutstandingDelivery | None, *, complete: bool) -> DeliveryState:
-    """Return the state of a delivery that the listener's cursor counts as settled: delivered, parked, cancelled or kept
-    in the topic `outstanding`. The delivery's last attempt may not have been found, so the delivery's state is taken
-    from `outstanding`.
+    """Return the state of a delivery that the listener's cursor counts as settled, but whose final attempt may not have
+    been found.
 
-    `row` is the delivery in `outstanding`; None if it was not found there. With `complete`, a delivery that was not
-    found is certainly not in `outstanding`, so it is `delivered`. Otherwise, its state is `unknown`.
+    `row` is the delivery as stored in the topic `outstanding`: return its state. `row` is None if the delivery was not
+    found in `outstanding`. In this case, return `delivered` if no delivery of the message can have been missed there
+    (`complete`), and otherwise `unknown`. `known` has the attempts that were found.
     """
     if row is not None:
         return DeliveryState(state=row.state, attempts=known.attempts, next_attempt_at_ms=row.next_attempt_at_ms)

@@ -41,7 +41,7 @@ class _Question(RequestStruct):  # type: ignore[misc]
     SCHEMA = Schema(("name", CompactString("utf-8")), ("version", CompactString("utf-8")), ("tags", TaggedFields))
 
     def parse_response_header(self, read_buffer: BytesIO | bytes) -> Any:
-        # Kafka sends the answer to ApiVersions with the oldest header, so that clients of all versions can read it.
+        # Kafka answers ApiVersions with the oldest response header, so that clients of all versions can read it.
         return ResponseHeader_v0.decode(read_buffer)
 
 
@@ -55,7 +55,9 @@ class FeaturesRequest(Request[_Question]):  # type: ignore[misc]
 
 
 def finalized(answer: Any) -> Mapping[str, int]:
-    """Return the finalized level of each of the cluster's features. Kafka leaves out features at level 0."""
+    """Return, by feature name, the level at which the cluster uses the feature now (the finalized level). Features at
+    level 0 are missing in Kafka's answer.
+    """
     packed = answer.tags.get(_FINALIZED_TAG)
     rows = [] if packed is None else _FINALIZED.decode(BytesIO(packed)) or []
     return {name: level for name, level, *_ in rows}

@@ -45,7 +45,7 @@ class Fetched(NamedTuple):
 
 
 class _Answer:
-    """The decoder that aiokafka calls for Kafka's answer to a fetch request for one topic."""
+    """The decoder of Kafka's answer to a fetch request for one topic. aiokafka calls it when the answer arrives."""
 
     @classmethod
     def decode(cls, data: BytesIO) -> list[Fetched]:
@@ -82,8 +82,8 @@ def parse_answer(data: memoryview | bytes, at: int = 0) -> list[Fetched]:
 
 
 class Fetch(FetchRequest):  # type: ignore[misc]
-    """A request for the records of some partitions of one topic. The broker answers as soon as it has one of these
-    records, and after `max_wait_ms` at the latest.
+    """A fetch request for some partitions of one topic. The broker answers as soon as a partition has a record at or
+    after its wanted offset. Without such a record, the broker answers after `max_wait_ms`.
     """
 
     def __init__(self, topic: str, wanted: Sequence[Wanted], *, max_wait_ms: int = 0, bytes_max: int) -> None:

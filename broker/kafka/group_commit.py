@@ -33,16 +33,17 @@ from broker.ports import Acknowledged, BuildRecord
 
 log = logging.getLogger(__name__)
 
-# Usually, the next batch to a broker is sent at least 4 ms after a batch with three or more puts.
+# After a batch with three or more puts, wait 4 ms before the next batch to the same broker, so that the batch fills.
+# If all brokers are late with acknowledgements, there is no such wait.
 PAUSE_S: Final = 0.004
-# After a batch with at least this many puts, its broker usually gets no batch for PAUSE_S.
-# A put of several messages counts as one put.
+# Wait PAUSE_S only after a batch with at least three puts. A put of several messages counts as one put.
 _COMPANY: Final = 3
 _IN_DOUBT_MAX: Final = 2  # batches while all brokers are late
 # If this many messages wait to be sent, Kafka is too slow, and new messages are refused.
 _WAITING_MAX: Final = 20_000
-_WAITING_BYTES_MAX: Final = 64 << 20  # If the waiting messages have this many bytes together, new messages are refused.
-# If messages that must go to one partition reach half of a limit on waiting messages, further ones are refused.
+# If the messages that wait to be sent have 64 MiB or more together, new messages are refused.
+_WAITING_BYTES_MAX: Final = 64 << 20
+# If 10,000 messages or 32 MiB wait that must go to one partition, more messages for this partition are refused.
 _QUEUE_SHARE: Final = 2
 _SWEEP_S: Final = 0.1
 _LATE_S: Final = 0.5
@@ -51,8 +52,8 @@ _NO_ROOM: Final = "Kafka does not acknowledge writes at the moment. Nothing was 
 
 
 class _Batch:
-    """A record batch in flight. `leader` is the broker that led the batch's partition when the batch was sent; None if
-    unknown.
+    """A record batch that was sent, and that Kafka has not acknowledged yet. `leader` is the id of the broker that led
+    the batch's partition when the batch was sent; None if unknown.
     """
 
     __slots__ = ("items", "late", "leader", "sent_s")
@@ -65,8 +66,8 @@ class _Batch:
 
 
 class GroupCommit:
-    """Group commit: messages that arrive while a record batch is in flight share the next batch, and therefore one
-    fsync.
+    """Group commit: messages that arrive while Kafka has not acknowledged a record batch share the next batch, and
+    therefore one fsync.
 
     A caller waits at most `timeout_s` for Kafka's acknowledgement. `durable` is the histogram of the times, in ms, from
     a message's arrival to its acknowledgement.
@@ -110,7 +111,7 @@ class GroupCommit:
         self._waiting_max = self._most = waiting_max
         self._refusal: str | None = None
         # True if the newest batch had no room for a group of messages that may go to any partition.
-        # Then the next batch begins with messages that may go to any partition.
+        # If this is True, fill the next batch first with messages that may go to any partition.
         self._left_out = False
 
     def start(self) -> None:
@@ -123,7 +124,9 @@ class GroupCommit:
         self._waiting_max = self._most if reason is None else 0
 
     async def stop(self) -> None:
-        """Wait for the messages that were accepted, for at most `timeout_s`, and stop the group commit."""
+        """Wait until all accepted messages are acknowledged or have failed, but at most `timeout_s`. Then stop the
+        group commit.
+        """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.timeout_s):
                 while self._unkeyed or self._keyed or self._under_way:
@@ -137,8 +140,8 @@ class GroupCommit:
         return zlib.crc32(ordering_key.encode()) % self._partitions
 
     def some_partition(self) -> int:
-        """Return a partition for a message. If possible, choose a partition whose leader is not late with an
-        acknowledgement. Successive calls usually return different partitions.
+        """Return a partition for a message that may go to any partition. If possible, choose a partition whose leader
+        broker has acknowledged all batches in time. Successive calls usually return different partitions.
         """
         usable = self._trusted() or self._led()
         self._turn += 1
@@ -160,9 +163,9 @@ class GroupCommit:
     def append_for(
         self, writer: Acknowledged, build: BuildRecord, *, ordering_key: str | None = None, size: int = 0
     ) -> None:
-        """Append a message, and pass the result to the object `writer` instead of a future. The result is the message's
-        (partition, offset), LogUnavailable if the message was not sent in time, or InDoubt if it was sent and may have
-        been stored.
+        """Append a message, and give the result to the object `writer`. The result is the message's (partition,
+        offset), or an error. The error is LogUnavailable if the message was not sent in time, and InDoubt if it was
+        sent and may have been stored.
 
         Raises LogUnavailable immediately while Kafka does not acknowledge writes, or while too many messages wait.
         Raises DiskNearlyFull immediately while the disk is nearly full.
@@ -185,9 +188,9 @@ class GroupCommit:
         return done
 
     def _join(self, partition: int | None, item: Append) -> None:
-        """Let messages wait in memory for the next record batch of this partition. If `partition` is None, the batch
-        may go to any partition. Raises LogUnavailable while Kafka does not acknowledge or too many messages wait.
-        Raises DiskNearlyFull while the disk is nearly full.
+        """Let a message, or a group of messages, wait in memory for the next record batch of this partition. If
+        `partition` is None, the batch may go to any partition. Raises LogUnavailable while Kafka does not acknowledge
+        writes, or while too many messages wait. Raises DiskNearlyFull while the disk is nearly full.
         """
         if self._refuses(partition):
             self.refused += 1
@@ -235,13 +238,15 @@ class GroupCommit:
         task.add_done_callback(self._tasks.discard)
 
     async def _run(self) -> None:
-        """Send a record batch to each broker that may get one, whenever a message arrives or a broker becomes free."""
+        """Send record batches until the task is cancelled. Whenever a message arrives or a broker can get its next
+        batch, send as many batches as possible now.
+        """
         while True:
             await self._wake.wait()
             self._wake.clear()
             while (chosen := self._choose_partition()) >= 0:
                 items, batch = self._next_batch(chosen)
-                # If no message is left to send, such as because all callers have stopped waiting, `batch` is None.
+                # `batch` is None if no message is left to send, for example because all callers have stopped waiting.
                 if batch is not None:
                     self._begin(chosen, items, batch)
 
@@ -308,7 +313,7 @@ class GroupCommit:
                     continue
                 if item.together is not None:
                     if not item.together.add_to(batch, items, partition):
-                        # If the group does not fit as a whole into this batch, a later batch begins with the rest.
+                        # If a batch has no room for all messages of a group, later batches take the rest.
                         self._left_out = waiting is self._unkeyed
                         break
                     self._pop(waiting)
@@ -329,17 +334,17 @@ class GroupCommit:
         return items, batch
 
     def _choose_partition(self) -> int:
-        """Return the partition that gets the next record batch; -1 if no batch can be sent now.
+        """Return the partition that gets the next record batch. Return -1 if no batch can be sent now.
 
-        A partition comes first if a waiting message must go to it, for example because of its ordering key. The other
-        partitions take turns.
+        If a waiting message must go to a certain partition, for example because of its ordering key, choose this
+        partition first. Otherwise, the partitions take turns.
         """
         if not (self._keyed or self._unkeyed):
             return -1
         if trusted := self._trusted():
             resting = self._resting.union(batch.leader for batch in self._under_way.values() if not batch.late)
             usable = [one for one in trusted if self._leader(one) not in resting] if resting else trusted
-        # If all brokers are late with acknowledgements, at most two batches may be in flight, to any broker.
+        # If all brokers are late with acknowledgements, have no more than two batches in flight.
         elif len(self._under_way) < _IN_DOUBT_MAX:
             usable = self._led()
         else:
@@ -358,8 +363,8 @@ class GroupCommit:
 
     def _judge(self) -> None:
         """Update the sets `suspects` and `away`. The brokers in `suspects` are late with an acknowledgement. The
-        brokers in `away` have not acknowledged a batch for over `timeout_s`: new messages that must go to their
-        partitions are refused.
+        brokers in `away` have not acknowledged a batch for over `timeout_s`. New messages that must go to a partition
+        of a broker in `away` are refused.
         """
         before_s = _now_s() - self.timeout_s
         owing = [

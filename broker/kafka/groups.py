@@ -17,14 +17,16 @@ from aiokafka.protocol.admin import DeleteGroupsRequest, DescribeGroupsRequest, 
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.group import LeaveGroupRequest
 
-# With these values as generation and member id, Kafka accepts a commit for a consumer group without members.
+# If a consumer group has no members, Kafka accepts a commit with this generation and this member id.
 _NO_MEMBER: Final = (-1, "")
 
 T = TypeVar("T")
 
 
 class Client(Protocol):
-    """The parts of a Kafka client that requests about consumer groups use: the aiokafka client, and retries."""
+    """The part of KafkaRequests that KafkaGroups uses: the aiokafka client, and retried(), which repeats a failed
+    request.
+    """
 
     @property
     def client(self) -> Any: ...
@@ -33,7 +35,7 @@ class Client(Protocol):
 
 
 def check(code: int) -> None:
-    """Raise the exception that belongs to an error code of Kafka. Do nothing if the code means success."""
+    """Raise the exception for an error code in an answer of Kafka. Do nothing if the code means success."""
     error = kafka_errors.for_code(code)
     if error is not kafka_errors.NoError:
         raise error
@@ -111,7 +113,7 @@ class KafkaGroups:
             found = [member[0] for member in members if member[1] == client_id]
             for member_id in found:
                 code = (await self._ask_coordinator(group, LeaveGroupRequest(group, member_id))).error_code
-                # It is no error if the member has left the group by itself meanwhile.
+                # Ignore UnknownMemberIdError, because the member has then left the group by itself.
                 if kafka_errors.for_code(code) is not kafka_errors.UnknownMemberIdError:
                     check(code)
             return len(found)
@@ -119,8 +121,8 @@ class KafkaGroups:
         return await self._retried(ask, group)
 
     async def assignments(self, group: str, topic: str) -> list[set[int]]:
-        """Return the partitions of a topic that each group member owns. Members without an assignment are left out, so
-        the list is empty during a rebalance.
+        """Return, for each group member, the set of a topic's partitions that the member owns. Members without an
+        assignment are left out. So the list is empty during a rebalance.
 
         Raises LogUnavailable if Kafka does not answer.
         """
@@ -173,7 +175,8 @@ class KafkaGroups:
         node = self._coordinators.get(group)
         if node is None:
             brokers = self._client.cluster.brokers()
-            # Ask for the coordinator once, even of a single broker: the request makes Kafka create its offsets topic.
+            # If there is only one broker, it coordinates all groups, so ask only once which broker is the coordinator.
+            # Ask even a single broker once: the request makes Kafka create its topic of committed offsets.
             if len(brokers) == 1 and self._coordinators:
                 return int(next(iter(brokers)).nodeId)
             node = self._coordinators[group] = int(await self._client.coordinator_lookup(CoordinationType.GROUP, group))

@@ -57,15 +57,15 @@ async def end(kafka: KafkaSettings, manifest_sha256: str) -> None:
 
 
 async def refuse_unfinished(kafka: KafkaSettings) -> None:
-    """Raise ConfigurationError while an import is unfinished, because its topics are incomplete. Raises LogUnavailable
-    if Kafka does not list its topics.
+    """Raise ConfigurationError while an import is unfinished, because the topics do not have all their records yet.
+    Raises LogUnavailable if Kafka does not list its topics.
     """
     refuse_half_import(kafka, await _topic_names(kafka))
 
 
 async def _topic_names(kafka: KafkaSettings) -> list[str]:
-    """Return the names of all topics. Do not change this to a request for a single topic: on many clusters, such a
-    request creates a missing topic.
+    """Return the names of all topics of the cluster. Do not ask Kafka for a single topic instead: on many clusters, a
+    request for a topic that does not exist creates the topic.
     """
     async with _admin(kafka, "list its topics") as admin:
         return list(await admin.list_topics())
@@ -74,8 +74,8 @@ async def _topic_names(kafka: KafkaSettings) -> list[str]:
 @asynccontextmanager
 async def _admin(kafka: KafkaSettings, what: str) -> AsyncIterator[AIOKafkaAdminClient]:
     """Connect a Kafka admin client for the requests in the `async with` block. Raises LogUnavailable if Kafka can't be
-    reached, or if the requests fail or are not finished in time. `what` is the part of the error's text that says what
-    Kafka did not do.
+    reached, or if the requests fail or take longer than 30 s together. `what` completes the error's text "Kafka did not
+    …", for example "list its topics".
     """
     try:
         async with asyncio.timeout(_WITHIN_S), connected(client_options(kafka)) as admin:

@@ -14,7 +14,7 @@ from broker.kafka.appender import Appender
 
 
 class ListenerTestsTopic:
-    """The writer of the results of listener tests to the topic `deliveries`."""
+    """The writer of the results of listener tests. It appends each result to the topic `deliveries`."""
 
     def __init__(self, topic: Appender) -> None:
         self._topic = topic

@@ -25,8 +25,8 @@ from broker.settings import KafkaSettings
 
 
 class KafkaLog:
-    """The Kafka topics that one process writes to: one producer for all of them, and one object for each topic. An
-    append waits at most `append_timeout_ms` for Kafka's acknowledgement.
+    """All Kafka topics that one process writes to. There is one object for each topic, and one producer for all topics.
+    An append waits at most `append_timeout_ms` for Kafka's acknowledgement.
     """
 
     def __init__(
@@ -53,10 +53,10 @@ class KafkaLog:
         self.statistics = Appender(self.producer, names.statistics.name, timeout_s)
 
     def refuse(self, refusal: Refusal | None) -> None:
-        """Refuse the appends of the API from now on, for the reason `refusal`.
+        """Refuse the appends of the API from now on. `refusal` has the reason, such as a nearly full disk.
 
-        Urgent events are refused only if `refusal` says so. Pass None to accept appends again. Appends of workers are
-        never refused.
+        Urgent events are refused only if `refusal` says that they are refused, too. Pass None to accept appends again.
+        Appends of workers are never refused.
         """
         self._writer.refuse(None if refusal is None else refusal.reason)
         self.control.refusal = refusal

@@ -27,7 +27,7 @@ from broker.ports import Record
 
 log = logging.getLogger(__name__)
 
-WAIT_MS: Final = 1_000  # Kafka answers a fetch request after a second at the latest, even if there are no new records.
+WAIT_MS: Final = 1_000  # If there are no new records, Kafka answers a fetch request after a second.
 _PARTITION_BYTES: Final = 1 << 20
 _ANSWER_BYTES: Final = 4 << 20
 _RECORDS_MAX: Final = 1_000  # records of a partition per read
@@ -35,8 +35,8 @@ _PAUSE_S: Final = 0.1  # pause after an error
 
 
 class LongPoll:
-    """The reader of new records of some partitions of one topic. Each broker that leads some of these partitions has at
-    most one fetch request in flight.
+    """The reader of new records of some partitions of one topic. It sends a broker the next fetch request only when the
+    broker has answered the last one.
     """
 
     def __init__(self, requests: KafkaRequests, topic: str) -> None:
@@ -50,7 +50,9 @@ class LongPoll:
         self._failing = False
 
     def begin(self, offsets: Mapping[int, int]) -> None:
-        """Read these partitions from these offsets on. Reads of other partitions continue as before."""
+        """Read each partition in `offsets` from its offset on. Other partitions that are being read already are still
+        read.
+        """
         for partition, offset in offsets.items():
             self.positions[partition] = offset
             self._rest.pop(partition, None)
@@ -68,8 +70,8 @@ class LongPoll:
         await asyncio.gather(*self._polls.values(), return_exceptions=True)
 
     async def read(self) -> dict[int, list[Record]]:
-        """Return new records by partition. If there are no new records, or Kafka can't be reached, return nothing after
-        at most about a second.
+        """Return new records by partition. If there are no new records, return an empty dictionary after about a
+        second. Do the same if Kafka can't be reached.
 
         Raises LogDamaged if the next record of a partition is unreadable on every replica. To continue, call begin()
         with an offset after the damage.
@@ -79,7 +81,7 @@ class LongPoll:
             self._send()
         if not self._rest:
             await self._receive()
-            # Send the next fetch requests now, so that Kafka works on them while the caller processes these records.
+            # Send the next fetch requests now, so that Kafka works on them while the caller processes records.
             self._send()
         found = {}
         for partition, records in list(self._rest.items()):
@@ -91,8 +93,9 @@ class LongPoll:
         return found
 
     def _send(self) -> None:
-        """Send a fetch request to each broker that leads partitions to read and has no request in flight. A partition
-        is left out while some of its fetched records were not returned yet.
+        """Send a fetch request to each broker that leads some of the partitions to read. Leave out brokers that have
+        not answered the last request yet. Leave out partitions of which read() has not returned all fetched records
+        yet.
         """
         wanted: dict[int, dict[int, int]] = {}
         for partition, offset in self.positions.items():
@@ -108,7 +111,8 @@ class LongPoll:
 
     def _poll(self, leader: int, rows: list[tuple[int, int, int]]) -> asyncio.Future[list[Fetched]]:
         request, client = Fetch(self._topic, rows, max_wait_ms=WAIT_MS, bytes_max=_ANSWER_BYTES), self._requests.client
-        # Use a connection only for long polls: Kafka answers in order, so other requests would wait for the long poll.
+        # Use a separate connection for long polls.
+        # Kafka answers a connection's requests in order, so other requests would have to wait for the long poll.
         connection = open_connection(client, leader, self, API_KEY, VERSION)
         if connection is not None:
             return post(connection, request.build(FetchRequest_v11))
@@ -119,8 +123,8 @@ class LongPoll:
         return asyncio.create_task(connect_and_poll())
 
     async def _receive(self) -> None:
-        """Wait for at most a second until one of the fetch requests in flight is answered. Keep the records of all
-        answers that have arrived; read() returns them.
+        """Wait until a broker has answered a fetch request, but at most a second. Keep the records of all answers that
+        have arrived, so that read() can return them.
         """
         if not self._polls:
             with contextlib.suppress(TimeoutError):
@@ -147,13 +151,13 @@ class LongPoll:
                     damaged = error
                 except LogUnavailable as error:
                     log.warning("tail.failed error=%s", error)
-        # Raise LogDamaged only after the caller has got the records of other partitions.
+        # If other partitions have new records, return these first. A later read finds the damage again, and raises it.
         if damaged is not None and not self._rest:
             raise damaged
 
     async def _take(self, row: Fetched, offset: int) -> None:
-        """Check the bytes that a broker has returned for one partition, and keep their records for read(). If Kafka
-        does not have the offset, continue at the partition's first offset.
+        """Check the bytes that a broker has returned for one partition, and keep their records for read(). If Kafka no
+        longer has the requested offset, continue at the partition's first offset.
 
         Raises LogDamaged if the next batch is damaged on every replica, or LogUnavailable if Kafka does not answer.
         """
@@ -173,7 +177,8 @@ class LongPoll:
             await asyncio.sleep(_PAUSE_S)
             return
         fetched = None
-        # If more records exist but none came, other partitions filled the answer, or a batch is damaged: read again.
+        # If the partition has more records but the answer has none of them, read this partition again alone.
+        # If an answer lacks a partition's records, other partitions have filled it, or a batch is damaged.
         if error is kafka_errors.NoError and (row.raw or row.end_offset <= offset):
             fetched = await parse(row.raw, offset, row.end_offset, holes=False)
         if fetched is None:

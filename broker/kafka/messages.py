@@ -32,9 +32,10 @@ _PAGE_BYTES_MAX: Final = 8 << 20  # bytes of records in a page
 
 
 class MessagesTopic:
-    """The Kafka topic `messages`: its methods append messages and find them again.
+    """The Kafka topic `messages`. Its methods append messages, and find stored messages.
 
-    After Kafka has deleted a message from `messages`, `kept` finds the message in the topic `outstanding`.
+    If Kafka has deleted a message from `messages`, the function `kept` looks for the message's copy in the topic
+    `outstanding`.
     """
 
     def __init__(
@@ -50,8 +51,8 @@ class MessagesTopic:
         self.name = self._topic = topic.name
         self._partitions = topic.partitions
         self._requests = requests
-        # A message is stored at most this many milliseconds after the time in its id.
-        # An id can be older than its record: a put waits for Kafka, a repeated put keeps the id, and clocks differ.
+        # A message's record is at most this many milliseconds later than the time in the message's id.
+        # A record can be later than the id: a put waits for Kafka, a repeated put keeps the id, and clocks differ.
         self._later_ms_max = IDS_KEPT_MS + round(timeout_s * 2000) + 2 * CLOCKS_MS
         self._read_slots = read_slots
         self._kept = kept
@@ -88,10 +89,10 @@ class MessagesTopic:
         return tuple(found[partition] for partition in range(self._partitions))
 
     async def offsets_at(self, at_ms: int) -> tuple[int, ...]:
-        """Return, for each partition, the first offset at or after a time. If a partition has no record since this
-        time, return its end offset. If Kafka's time index is damaged, the offset may be too low.
+        """Return, for each partition, the offset of the first record at or after a time. If a partition has no record
+        since this time, return its end offset. If Kafka's time index is damaged, the offset may be earlier than that.
 
-        Time 0 stands for the beginning of the log.
+        Time 0 means the first offset that Kafka still has.
         """
         everywhere = range(self._partitions)
         if at_ms <= 0:
@@ -112,7 +113,7 @@ class MessagesTopic:
         return await self._kept(partition, message_id, organization_id)
 
     async def _may_have_gone(self, partition: int, at_ms: int) -> bool:
-        """Return whether Kafka may have deleted the records that were put into this partition at this time."""
+        """Return whether Kafka may have deleted messages of this partition that were put at this time."""
         if partition >= self._partitions:
             return False
         begin = (await self._requests.offsets(self._topic, {partition: EARLIEST}))[partition]
@@ -121,11 +122,11 @@ class MessagesTopic:
     async def find_all(
         self, *, partition: int, at_ms: int, message_ids: Collection[str], organization_id: str
     ) -> dict[str, tuple[int, bytes]]:
-        """Find messages by their ids. Return the offset and the Kafka record's value of each found message, by its id.
-        Raises LogDamaged if a missing message may be in an unreadable range.
+        """Find messages by their ids. Return, by message id, the offset of each found message and the value of its
+        Kafka record. Raises LogDamaged if a message was not found, but may be in an unreadable range.
 
-        The search begins at `at_ms`, the time in the ids. The first read usually finds the messages. Further reads need
-        a slot, because only a few large reads may run at the same time.
+        The search begins at `at_ms`, the time in the ids. The first read usually finds the messages. Before further
+        reads, wait for a slot of `read_slots`, which limits how many large reads run at once.
         """
         if partition >= self._partitions:
             return {}
@@ -136,7 +137,7 @@ class MessagesTopic:
             earlier = (await offsets_since(self._requests, self._topic, {partition: at_ms}))[partition]
             if offset < 0 or earlier < offset:
                 found, damage = await self._scan(partition, earlier, at_ms, wanted, organization_id)
-        # If a message was not found, it may be among the unreadable records. So raise LogDamaged.
+        # A message that was not found may be in the unreadable range. So raise LogDamaged.
         if damage is not None and len(found) < len(wanted):
             raise damage
         return found
@@ -144,9 +145,9 @@ class MessagesTopic:
     async def _scan(
         self, partition: int, offset: int, at_ms: int, wanted: Collection[bytes], organization_id: str
     ) -> tuple[dict[str, tuple[int, bytes]], LogDamaged | None]:
-        """Search a partition for the wanted messages, from an offset on. Return the found messages, and the first
-        unreadable range, or None if all records were readable. Ranges that were given up as lost do not count as
-        unreadable. The search ends at the first record that is too late to have a wanted id.
+        """Search a partition for the wanted messages, from an offset on. The search ends at the first record that is
+        too late to have a wanted id. Return the found messages, and the error of the first unreadable range. Return
+        None instead of the error if no range was unreadable. Ranges that were deleted or given up as lost do not count.
         """
         found: dict[str, tuple[int, bytes]] = {}
         damage: LogDamaged | None = None
@@ -223,10 +224,11 @@ class MessagesTopic:
     async def _chunk(
         self, partition: int, queue_id: str, begin: int, end: int, wanted: Callable[[bytes], bool] | None
     ) -> Chunk[StoredRecord]:
-        """Return the queue's messages among the last _CHUNK records of a partition before `end`, and the range that
-        they come from. With `wanted`, leave out messages for which `wanted` returns False.
+        """Return the queue's messages among the last 200 records (_CHUNK) of a partition before `end`, and the range of
+        offsets that was searched. If `wanted` is given, leave out messages for which this function returns False.
 
-        If these messages are too large together, the oldest ones are left out, and the range begins after them.
+        If these messages have more than 512 KiB together, the oldest ones are left out, and the range begins after
+        them.
         """
         start = max(begin, end - _CHUNK)
         found: deque[Found[StoredRecord]] = deque()
@@ -242,7 +244,7 @@ class MessagesTopic:
                 stored = StoredRecord(partition, record.offset, value)
                 found.append(Found(record.timestamp, record.offset, stored, len(value)))
                 held += len(value)
-            # If the messages have too many bytes together, drop the oldest ones. A later page of the list shows these.
+            # If the messages have more than 512 KiB together, drop the oldest ones: a later page of the list has them.
             while held > _CHUNK_BYTES_MAX and len(found) > 1:
                 dropped = found.popleft()
                 held -= dropped.size

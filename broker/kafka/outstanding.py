@@ -95,9 +95,9 @@ class KafkaOutstanding:
     async def _there(
         self, listener: Listener, partition: int, wanted: Collection[bytes] | None, *, redriven: bool = False
     ) -> set[bytes]:
-        """Return the keys of a listener's retrying and parked deliveries in a partition of the topic `outstanding`.
-        With `wanted`, return only those keys. With `redriven`, return only keys of deliveries that were redriven and
-        not attempted since.
+        """Return the keys of a listener's retrying and parked deliveries in a partition of the topic `outstanding`. If
+        `wanted` is given, return only keys that are in `wanted`. If `redriven` is true, return only keys of deliveries
+        that were redriven and not attempted since then.
         """
         there: set[bytes] = set()
         async for record in self._records(partition, 0, _prefix(listener)):
@@ -111,16 +111,17 @@ class KafkaOutstanding:
     async def kept(
         self, partition: int, message_id: str, listeners: Collection[Listener], *, reads_max: int
     ) -> tuple[Mapping[str, OutstandingDelivery], bool]:
-        """Return a message's deliveries in the topic `outstanding`, by listener id, and whether none can be missing.
+        """Return a message's deliveries in the topic `outstanding`, by listener id. Also return True if no delivery can
+        be missing, and otherwise False.
 
-        Deliveries can be missing if records are unreadable, or if more than `reads_max` reads would be needed. All
-        listeners must belong to one organization. Raises Unavailable if Kafka does not answer or no read slot is free.
+        Deliveries can be missing if records are unreadable, or if `reads_max` reads are not enough. All listeners must
+        belong to one organization. Raises Unavailable if Kafka does not answer or no read slot is free.
         """
         by_key = {_prefix(one) + message_id.encode(): one for one in listeners}
         found: dict[str, OutstandingDelivery] = {}
         complete = True
 
-        # An unreadable range may hold newer records of the deliveries found so far. So drop these deliveries.
+        # Drop the deliveries that were found so far: the unreadable range may have newer records of them.
         def damaged(_damage: LogDamaged) -> None:
             nonlocal complete
             complete = False
@@ -149,13 +150,13 @@ class KafkaOutstanding:
         message_ids: Collection[str] | None = None,
         reads_max: int,
     ) -> tuple[dict[tuple[str, str], OutstandingDelivery], set[int]]:
-        """Return the deliveries to listeners of one organization in the topic `outstanding`, by (listener id, message
-        id). Also return the partitions that could not be read completely. The deliveries in these partitions are left
-        out.
+        """Return the listeners' deliveries in the topic `outstanding`, by (listener id, message id). All listeners must
+        belong to one organization. Also return the partitions that could not be read completely. Their deliveries are
+        left out.
 
-        `since_ms` maps each partition to read to a time: all messages that are asked for were put at this time or
-        later. With `message_ids`, only deliveries of these messages are returned. At most `reads_max` reads are made.
-        Raises Unavailable if Kafka does not answer or no read slot is free.
+        `since_ms` has, for each partition to read, a time. Deliveries of messages that were put before this time may be
+        left out. If `message_ids` is given, only deliveries of these messages are returned. At most `reads_max` reads
+        are made in all partitions together. Raises Unavailable if Kafka does not answer or no read slot is free.
         """
         found: dict[tuple[str, str], OutstandingDelivery] = {}
         incomplete: set[int] = set()
@@ -187,7 +188,7 @@ class KafkaOutstanding:
                 except OffsetTooOld:  # Kafka has deleted the next record, so the partition is not read completely.
                     incomplete.add(partition)
                 if at < end or partition in incomplete:
-                    # A found delivery may have a newer record that was not read. So skip this partition.
+                    # The unread part may have newer records of the found deliveries. So leave out this partition.
                     incomplete.add(partition)
                     continue
                 for (listener_id, _), record in last.items():
@@ -197,8 +198,8 @@ class KafkaOutstanding:
         return found, incomplete
 
     async def message(self, partition: int, message_id: str, organization_id: str) -> tuple[int, bytes] | None:
-        """Find a message that Kafka has deleted from `messages`, in the copy that a record of a delivery in
-        `outstanding` has. Return the message's offset and event.
+        """Find a message that Kafka has deleted from the topic `messages`. The record of one of its deliveries in
+        `outstanding` may have a copy of the message. Return the message's offset in `messages`, and its encoded event.
 
         Return None if no such delivery has the message, or if another organization owns it. Raises Unavailable if Kafka
         does not answer or no read slot is free.
@@ -224,8 +225,8 @@ class KafkaOutstanding:
         *,
         damaged: Callable[[LogDamaged], None] = lambda _: None,
     ) -> AsyncIterator[Record]:
-        """Yield the records of a partition of `outstanding` whose key begins with `prefix`, including tombstones.
-        Unreadable records are skipped, and `damaged` is called for each range of them.
+        """Yield the records of a partition of `outstanding` whose key begins with `prefix`, from an offset on.
+        Tombstones are included. Unreadable ranges are skipped, and `damaged` is called for each of them.
 
         Raises _TooMany if more than `reads_max` reads are needed.
         """

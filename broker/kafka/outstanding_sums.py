@@ -15,9 +15,9 @@ from broker.kafka.topics import topics, workers_group
 
 
 async def noted_sum(requests: KafkaRequests, partition: int) -> OutstandingSum | None:
-    """Return the fingerprint that the owner of a partition of `outstanding` has committed: the number of the
-    partition's deliveries, and a hash. Return None if there is no fingerprint. Raises LogUnavailable if Kafka does not
-    answer.
+    """Return the fingerprint of a partition of `outstanding`, which the partition's worker has committed to Kafka. The
+    fingerprint has the number of the partition's deliveries, and a hash of them. Return None if there is no
+    fingerprint. Raises LogUnavailable if Kafka does not answer.
     """
     messages, group = topics(requests.kafka).messages.name, workers_group(requests.kafka)
     rows = await requests.groups.committed(group, messages, [partition])
@@ -25,12 +25,13 @@ async def noted_sum(requests: KafkaRequests, partition: int) -> OutstandingSum |
 
 
 async def incomplete_copies(requests: KafkaRequests, partition: int) -> list[int | None]:
-    """Return the brokers whose copy of a partition of `outstanding` lacks deliveries. Each copy is compared with the
+    """Return the ids of the brokers whose copy of a partition of `outstanding` lacks deliveries. If the leader's copy
+    lacks deliveries and the leader's id is not known, the list has None for the leader. Each copy is compared with the
     fingerprint that the partition's worker has committed. Without a fingerprint, return an empty list.
 
-    A copy can't be compared, and is left out, if records were written to it after the fingerprint. A follower's copy is
-    also left out if it could not be read up to the fingerprint's end offset. None in the result stands for a leader
-    that is not known. Raises LogUnavailable if Kafka does not answer, LogDamaged if a range is unreadable.
+    If records were written to a copy after the fingerprint, the copy can't be compared, and is left out. A follower's
+    copy is also left out if it could not be read up to the fingerprint's end offset. Raises LogUnavailable if Kafka
+    does not answer, LogDamaged if a range is unreadable.
     """
     # Read the committed fingerprint before the end offset, because a worker may write records between the two reads.
     noted = await noted_sum(requests, partition)

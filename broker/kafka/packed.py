@@ -21,8 +21,8 @@ _HEADER: Final = struct.Struct(">hhi")  # API key, version, correlation id
 
 
 class PackedRequest:
-    """A request to Kafka whose body is encoded already. The object has the form in which aiokafka's connections take
-    requests. `response_type` has a classmethod decode(), which parses Kafka's answer.
+    """A request to Kafka whose body is already encoded. aiokafka's connections can send it like their own requests. The
+    class `response_type` must have a classmethod decode(), which parses Kafka's answer.
     """
 
     def __init__(self, api_key: int, version: int, body: bytes, response_type: Any) -> None:
@@ -84,6 +84,6 @@ def post(connection: Any, request: PackedRequest) -> asyncio.Future[Any]:
     connection._requests.append((correlation_id, request, answer))
     try:
         connection._writer.write(b"%b%b%b" % (INT32.pack(len(head) + len(body)), head, body))
-    except (OSError, RuntimeError):  # uvloop raises RuntimeError if the connection was lost a moment ago
+    except (OSError, RuntimeError):  # If the connection was lost a moment ago, uvloop raises RuntimeError.
         connection.close(CloseReason.CONNECTION_BROKEN)
     return answer

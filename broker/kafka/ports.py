@@ -15,8 +15,8 @@ from typing import Final
 
 from broker.errors import ConfigurationError
 
-# The embedded Kafka's port must not be an ephemeral port, which systems give to clients as source ports.
-# Otherwise, a client that connects while Kafka is down could get Kafka's own port as its source port.
+# Use no ephemeral port for the embedded Kafka: systems give ephemeral ports to clients as source ports.
+# If Kafka's port were ephemeral, a client that tries to connect while Kafka is down could get this port, too.
 # A client whose source port is Kafka's port would connect to itself, and Kafka could not start on the port.
 _PORTS: Final = range(20_000, 32_000)
 _LISTENING: Final = "0A"

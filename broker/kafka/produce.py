@@ -39,7 +39,7 @@ _API_KEY: Final = 0
 _VERSION: Final = 7
 # The produce request begins with transactional_id (none), acks, timeout and the number of topics.
 _BEGIN: Final = struct.Struct(">hhii")
-# The fields of a topic in a produce request: the number of partitions, the partition, and the number of bytes.
+# For its topic, a produce request has the number of partitions, the partition, and the size of the batch in bytes.
 _PARTITION: Final = struct.Struct(">iii")
 _ROW: Final = struct.Struct(">ihqqq")  # partition, error_code, base_offset, log_append_time, log_start_offset
 _ALL: Final = -1  # the value of `acks` that requires every in-sync replica to store the batch
@@ -124,17 +124,17 @@ class DirectProducer(AIOKafkaProducer):  # type: ignore[misc]
         sent = MessageBatch(where, batch, self._message_accumulator._batch_ttl, 0)
         sent.set_producer_state(ids.producer_id, ids.producer_epoch, ids.sequence_number(where))
         ids.increment_sequence_number(where, sent.record_count)
-        # Mark the batch as sent. Otherwise, aiokafka's sender would give a repeated batch a new sequence number.
+        # Mark the batch as sent. If aiokafka's sender must repeat the batch, it then keeps the sequence number.
         sent.drain_ready()
-        pending.add(sent)  # The producer stops only after this batch was acknowledged or has failed.
+        pending.add(sent)  # When the producer stops, it first waits until this batch was acknowledged or has failed.
         sent.future.add_done_callback(lambda _: pending.discard(sent))
-        # Until Kafka answers, aiokafka's sender sends no other batch to this partition.
+        # Keep aiokafka's sender from sending another batch to this partition until Kafka has answered.
         self._sender._muted_partitions.add(where)
         self._send(connection, sent)
         return asyncio.shield(sent.future)
 
     def _connection(self, where: TopicPartition) -> Any:
-        """Return the connection to the partition's leader. Return None if the batch must go to aiokafka's sender."""
+        """Return the open connection to the leader. Return None if aiokafka's sender must send the batch."""
         accumulator, sender = self._message_accumulator, self._sender
         if where in sender._muted_partitions or where in accumulator._batches:
             return None
@@ -182,7 +182,7 @@ class DirectProducer(AIOKafkaProducer):  # type: ignore[misc]
         self._release(sent.tp)
 
     def _release(self, where: TopicPartition) -> None:
-        """Allow aiokafka's sender task again to send the batches that wait for this partition."""
+        """Let aiokafka's sender task send batches of this partition again."""
         self._sender._muted_partitions.discard(where)
         waiter = self._message_accumulator.waiter()
         if where in self._message_accumulator._batches and not waiter.done():

@@ -22,7 +22,7 @@ from broker.settings import KafkaSettings
 log = logging.getLogger(__name__)
 
 KeyAndValue = tuple[bytes, bytes | None]
-# A batch has at most this many bytes, except that a larger record gets a batch of its own.
+# A batch has at most 1 MiB. A record of more than 1 MiB gets a batch of its own.
 BATCH_BYTES_MAX: Final = 1 << 20
 _RECORD_BYTES_MAX: Final = 8 << 20
 _RENEW_PAUSE_S: Final = 0.2
@@ -82,7 +82,7 @@ class Producer:
 
     async def _renew(self, broken: Any) -> None:
         log.warning("log.producer_renewed")
-        with contextlib.suppress(Exception):  # The old producer is broken, so ignore errors while it closes.
+        with contextlib.suppress(Exception):  # Ignore errors while the broken producer closes.
             await asyncio.wait_for(broken.stop(), 1)
         while self._current is broken:
             try:
@@ -92,8 +92,8 @@ class Producer:
                 await asyncio.sleep(_RENEW_PAUSE_S)
 
     def send_all(self, topic: str, partition: int, records: Sequence[KeyAndValue]) -> list[Awaitable[int]]:
-        """Put (key, value) records into batches. Return an awaitable for each batch: awaiting it sends the batch, and
-        returns the offset of the batch's first record.
+        """Put (key, value) records into batches. Return a list with one awaitable for each batch. Awaiting it sends the
+        batch, and returns the offset of the batch's first record.
         """
         sends: list[Awaitable[int]] = []
         at = 0
@@ -110,10 +110,10 @@ class Producer:
         begin: int = 0,
         bytes_max: int = BATCH_BYTES_MAX,
     ) -> tuple[int, Awaitable[int]]:
-        """Put as many records as fit into one batch, but at least one, from the list index `begin` on.
+        """Put records into one batch, beginning with `records[begin]`: as many as fit, but at least one.
 
-        Return the list index of the first record that is not in the batch, and an awaitable. Awaiting it sends the
-        batch, and returns the offset of the batch's first record.
+        Return the index of the first record in `records` that is not in the batch, and an awaitable. Awaiting it sends
+        the batch, and returns the Kafka offset of the batch's first record.
         """
         batch = self._current.create_batch()
         end = begin

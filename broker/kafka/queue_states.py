@@ -25,17 +25,17 @@ from broker.ports import Cursors, DeliverySummary, OutstandingDelivery, PlacedMe
 _PENDING: Final = DeliverySummary("pending", 0)
 _DELIVERED: Final = DeliverySummary("delivered")
 _UNKNOWN: Final = DeliverySummary("unknown")
-# One call makes at most this many reads of the topic `outstanding`, of 1 MiB each (about 10 ms).
+# One call makes at most 32 reads of the topic `outstanding`. Each reads 1 MiB, which takes about 10 ms.
+# A settled delivery whose partition was not read completely is shown as `unknown`.
 _READS_MAX: Final = 32
 
 Rows = Mapping[tuple[str, str], OutstandingDelivery]
 
 
 class _Position(NamedTuple):
-    """A listener's progress in a partition. The listener receives messages from the offset `start` on. From `start` up
-    to, but not including, `top`, all deliveries are settled (delivered, parked, cancelled or kept in `outstanding`),
-    except those in `open`. `open` maps the offset of a delivery that is not settled to the number of its finished
-    attempts.
+    """A listener's position in a partition. The listener receives messages from the offset `start` on. The deliveries
+    of messages before the offset `top` are settled: delivered, parked, cancelled or kept in `outstanding`. The
+    exceptions are in `open`, which maps each offset whose delivery is not settled to the number of finished attempts.
     """
 
     listener_id: str
@@ -45,8 +45,8 @@ class _Position(NamedTuple):
 
 
 class KafkaQueueStates:
-    """The reader of the states of a queue's deliveries, for one API request. It finds in Kafka the state of each
-    message's delivery to each listener.
+    """The reader of the states of a queue's deliveries, for one API request. For each message and each listener, it
+    reads the state of the delivery from Kafka.
 
     A call makes at most `reads_max` reads of 1 MiB of the topic `outstanding`, in all partitions together.
     """
@@ -66,7 +66,7 @@ class KafkaQueueStates:
         self._partitions = partitions
         self._reads_max = reads_max
         self._loaded: Mapping[int, Sequence[_Position]] | None = None
-        # The listeners' deliveries in `outstanding`, and the partitions of `outstanding` that were not read completely.
+        # What narrowed() has read: deliveries in `outstanding`, and the partitions that could not be read completely.
         self._all: tuple[Rows, set[int]] | None = None
         self._candidates: dict[str, Mapping[int, _Candidates]] = {}
 
@@ -108,11 +108,12 @@ class KafkaQueueStates:
         self, state: str, begin: Sequence[int], end: Sequence[int]
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """See ports.QueueStates."""
-        # Nearly all messages are delivered. So a search for delivered messages can't skip any range of offsets.
+        # Nearly every message was delivered, so a search for delivered messages must look at all offsets.
         if state == "delivered":
             return tuple(begin), tuple(end)
         if self._all is None:
-            # Read the committed offsets first, so that no delivery is missed that moves to `outstanding` meanwhile.
+            # Read the committed offsets before `outstanding`.
+            # If `outstanding` were read first, a delivery that moves there between the two reads would be missed.
             await self._positions()
             everywhere = dict.fromkeys(range(self._partitions), EARLIEST)
             self._all = await self._outstanding.of_listeners(self._listeners, everywhere, reads_max=self._reads_max)
@@ -138,8 +139,9 @@ class KafkaQueueStates:
         return self._loaded
 
     async def _kept(self, settled: Sequence[PlacedMessage]) -> tuple[Rows, set[int]]:
-        """Return the deliveries in the topic `outstanding` that belong to these messages, and the partitions that could
-        not be read completely. If narrowed() has already read the deliveries of all messages, return these.
+        """Return the deliveries of these messages in the topic `outstanding`, and the partitions that could not be read
+        completely. If narrowed() has already read the deliveries of all messages, return the deliveries of all
+        messages.
         """
         if self._all is not None:
             return self._all
@@ -154,8 +156,9 @@ class KafkaQueueStates:
 
 
 class _Candidates(NamedTuple):
-    """The offsets of a partition at which messages may have a delivery in a certain state: those in `offsets`
-    (ascending), and all from `tail` on. If `tail` is None, only those in `offsets`.
+    """The offsets of a partition at which a search must look for deliveries in a certain state. These are the offsets
+    in `offsets` (ascending), and all offsets from `tail` on. If `tail` is None, only the offsets in `offsets` are
+    searched.
     """
 
     offsets: Sequence[int]
@@ -177,8 +180,8 @@ class _Candidates(NamedTuple):
 def _candidates(
     state: str, positions: Mapping[int, Sequence[_Position]], rows: Rows, incomplete: Iterable[int]
 ) -> Mapping[int, _Candidates]:
-    """Return the offsets that may hold messages with a delivery in this state. Partitions that could not be read
-    completely are left out.
+    """Return, by partition, the offsets of messages that may have a delivery in this state. The partitions in
+    `incomplete`, which could not be read completely, are left out: all their messages may have one.
     """
     pending = state in ("pending", "scheduled")  # The delivery of a scheduled message is pending until `deliver_at`.
     offsets: dict[int, set[int]] = defaultdict(set)

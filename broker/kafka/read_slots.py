@@ -14,7 +14,7 @@ from typing import Final
 
 from broker.errors import Busy
 
-# At most four large reads of a process run concurrently for API requests. Requests to /v1/log have another limit.
+# In each process, at most four large reads run at once for API requests. Requests to /v1/log have a separate limit.
 # A large read takes 1 or 2 MiB of memory, and keeps the event loop busy for some ms.
 AT_ONCE: Final = 4
 EACH: Final = 2  # reads at once, per tenant
@@ -23,8 +23,8 @@ COUNT_READS_MAX: Final = 16  # reads of 1 MiB, per partition
 
 
 class ReadSlots:
-    """A limit on the large reads of Kafka that run concurrently: `at_once` in all, and `each` for one tenant. The
-    requests of a tenant get their slots in the order of arrival.
+    """A limit on large reads of Kafka for API requests. At most `at_once` large reads run at the same time, and at most
+    `each` of one tenant. If a tenant has more requests, the requests wait in the order of their arrival.
 
     `tenant_of` maps an organization to its tenant, which is the account that created it. By default, each organization
     is its own tenant.
@@ -34,7 +34,7 @@ class ReadSlots:
         self._all = asyncio.Semaphore(at_once)
         self._each = each
         self._wait_s = wait_s
-        # By tenant: a semaphore for its large reads, and a list with one None for each read that waits or runs.
+        # By tenant: a semaphore for the tenant's reads, and a list with one None for each read that waits or runs.
         self._of: dict[str, tuple[asyncio.Semaphore, list[None]]] = {}
         self.tenant_of: Callable[[str], str] = lambda organization_id: organization_id
 
@@ -44,7 +44,9 @@ class ReadSlots:
 
     @contextlib.asynccontextmanager
     async def slot(self, organization_id: str) -> AsyncIterator[None]:
-        """Hold a slot for a large read inside the `with` block. Raises Busy if no slot becomes free within `wait_s`."""
+        """Wait until a large read may run, and let the caller read in the `with` block. Raises Busy after a wait of
+        `wait_s`.
+        """
         tenant = self.tenant_of(organization_id)
         own, requests = self._of.setdefault(tenant, (asyncio.Semaphore(self._each), []))
         requests.append(None)

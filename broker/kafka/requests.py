@@ -53,7 +53,7 @@ class KafkaRequests:
         self.groups = KafkaGroups(self)
         self._compacted = {topics_of(kafka).outstanding.name}
         self.bad_copies: dict[tuple[str, int, int, int | None], None] = {}  # (topic, partition, offset, broker)
-        # A function to call for each unreadable range that any read finds; None if nobody needs the ranges.
+        # This function is called for each unreadable range that a read finds. None if nobody needs the ranges.
         self.on_damage: Callable[[LogDamaged], None] | None = None
         # A function that returns True if an unreadable range is deleted, or an operator has given it up as lost.
         self.given_up: Callable[[LogDamaged], bool] = lambda _: False
@@ -93,7 +93,7 @@ class KafkaRequests:
         return None if found is None or found == -1 else int(found)
 
     def look_again(self) -> None:
-        """Ask the cluster for its partition leaders again, without waiting for the answer."""
+        """Ask the cluster again which brokers lead the partitions. Do not wait for the answer."""
         self.client.force_metadata_update()
 
     async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
@@ -131,13 +131,13 @@ class KafkaRequests:
     ) -> FetchResult:
         """Read records from this offset on: as many as fit into `bytes_max`, but at least one if there is any.
 
-        Every record batch is checked, and the result ends before a damaged batch. If the leader's first batch is
-        damaged, the followers are asked. `worth` is called with fetched bytes that are not compressed. If `worth`
-        returns False, their records are skipped without parsing.
+        Every record batch is checked, and the result ends before a damaged batch. If the first batch is damaged in the
+        leader's copy, the followers are asked. The function `worth` gets the fetched bytes, unless they are compressed.
+        If `worth` returns False, the records in these bytes are skipped without parsing.
 
-        Raises LogDamaged if the first batch is damaged on every replica; continue after the last offset that the error
-        names. Raises OffsetTooOld if this offset was deleted or is beyond the partition's end. Raises LogUnavailable if
-        Kafka does not answer.
+        Raises LogDamaged if the first batch is damaged on every replica. To read on, begin after the last offset that
+        the error names. Raises OffsetTooOld if Kafka has deleted this offset, or if the partition ends before it.
+        Raises LogUnavailable if Kafka does not answer.
         """
         holes = topic in self._compacted
 
@@ -176,7 +176,7 @@ class KafkaRequests:
                 f"Kafka has no offset {offset} of {topic}/{partition}: its record was deleted, or the partition ends "
                 "before this offset"
             )
-        # If a broker says that its copy is damaged, ignore the copy's bytes, and return bytes that parse() rejects.
+        # If a broker says that its copy is damaged, return bytes that parse() rejects. Other brokers are then asked.
         if error is kafka_errors.CorruptRecordException:
             return _CORRUPT, (await self.offsets(topic, {partition: LATEST}))[partition]
         check(code)
@@ -215,8 +215,8 @@ class KafkaRequests:
     ) -> None:
         """Check the followers' copies of the offsets [offset, end), and record the damaged copies in `bad_copies`.
 
-        A follower that lags is checked up to its own end. If a follower does not answer, its check ends. `seen` is
-        called with the broker's id and the records of each read.
+        If a follower's copy is shorter, check it up to its own end. If a follower does not answer, skip the rest of its
+        copy. After each read, the function `seen` gets the broker's id and the result of the read.
         """
         leader = self.leader(topic, partition)
         for node in [node for node in self._copies(topic, partition) if node != leader]:
@@ -260,10 +260,11 @@ class KafkaRequests:
         return LogDamaged(topic, partition, first, last)
 
     async def _next_readable(self, topic: str, partition: int, offset: int, end: int) -> int:
-        """Return the first offset after a damaged batch at which an intact batch begins, or else the end offset.
+        """Return the first offset after a damaged batch from which Kafka can return an intact batch. Return the end
+        offset if there is no such offset.
 
-        If the batch's length field is damaged, Kafka can't read on before the next entry of its offset index. This is a
-        binary search: it assumes that all offsets after the first readable one are readable, too.
+        If the length field of the damaged batch is wrong, Kafka can read on only at the next entry of its offset index.
+        The offset is found by a binary search, which assumes that all later offsets are readable, too.
         """
         leader, holes = self._leader(topic, partition), topic in self._compacted
 
@@ -299,12 +300,12 @@ class KafkaRequests:
         pass_damaged: bool = False,
         pass_given_up: bool = False,
     ) -> AsyncIterator[Record]:
-        """Yield the records in [offset, end), one read at a time. The offsets up to `end` must exist: if a new leader
-        reports an earlier end, the read waits up to `timeout_ms` until the leader has them.
+        """Yield the records at the offsets [offset, end), one read at a time. All offsets up to `end` must exist. A new
+        leader may lack the newest of them for a moment. Then wait up to `timeout_ms` for these offsets.
 
-        Raises LogUnavailable if Kafka does not answer, or if that time has run out. Raises LogDamaged for an unreadable
-        range. With `pass_damaged`, unreadable ranges are skipped instead; with `pass_given_up`, only the ranges that
-        were given up as lost.
+        Raises LogUnavailable if Kafka does not answer, or does not have the offsets in time. Raises LogDamaged for an
+        unreadable range. With `pass_damaged`, unreadable ranges are skipped instead. With `pass_given_up`, unreadable
+        ranges are skipped only if they were deleted or given up as lost.
         """
 
         def damaged(damage: LogDamaged) -> None:
@@ -313,7 +314,7 @@ class KafkaRequests:
             log.warning("log.passed error=%s", damage)
 
         patience_s = self._timeout_ms / 1000
-        # The scan requests records only when they are needed. So nothing must be closed if the caller stops early.
+        # This scan reads only when the caller asks for more. So nothing must be closed if the caller stops early.
         async for fetched in scan(self, topic, partition, offset, end, damaged=damaged, patience_s=patience_s):
             for record in fetched.records:
                 yield record
@@ -353,10 +354,10 @@ class KafkaRequests:
                         last = error
                     failed()
                     await asyncio.sleep(_RETRY_PAUSE_S)
-                    # A metadata update can be slow, so it counts towards the timeout of this call.
+                    # The update of the metadata can be slow, too, so it must end within the timeout of this call.
                     await self.client.force_metadata_update()
         except TimeoutError:
-            # After a timeout, ask for the leaders again: aiokafka itself would ask only after five minutes.
+            # Ask now which brokers lead the partitions: aiokafka itself would ask only after five minutes.
             self.look_again()
             failed()
             why = "" if last is None else f": {type(last).__name__}"

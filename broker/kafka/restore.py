@@ -24,9 +24,9 @@ _FILL_AT_ONCE: Final = 100_000
 async def fill(
     kafka: KafkaSettings, topic: str, partition: int, count: int, *, at_ms: int = 0, key: bytes | None = None
 ) -> None:
-    """Write `count` nearly empty records to a partition, so that they take its next offsets. With these records, an
-    import gives the exported records their old offsets. It deletes the nearly empty records later. A compacted topic
-    accepts only records with a key.
+    """Write `count` records without content to a partition, so that these records take its next offsets. An import
+    calls this function so that the exported records get their old offsets after them. It deletes the records without
+    content later. For a compacted topic, a `key` must be given.
 
     Raises LogUnavailable if Kafka does not acknowledge all records; some may then be stored.
     """

@@ -13,13 +13,13 @@ from typing import Final
 from broker.kafka.topics import Topic, Topics
 from broker.settings import KafkaSettings
 
-# A record must be on two brokers before Kafka acknowledges it. With `--flush-each-batch`, one broker is enough.
+# Kafka must have a record on two brokers before it acknowledges the record. With `--flush-each-batch`, one is enough.
 ACKNOWLEDGED_MIN: Final = 2
 OFFSETS_TOPIC: Final = "__consumer_offsets"
 # Kafka must keep an idle listener's committed offsets for at least a year. Kafka's default is only 7 days.
 OFFSETS_RETENTION_MINUTES_MIN: Final = 525_600
 
-# The settings of a Kafka broker that Everput checks, because records or committed offsets could be lost.
+# The settings of a Kafka broker that Everput checks: with a wrong value, records or committed offsets can be lost.
 BROKER_SETTINGS: Final = (
     "offsets.retention.minutes",
     "offsets.topic.replication.factor",
@@ -34,8 +34,8 @@ ELIGIBLE_LEADERS: Final = "eligible.leader.replicas.version"
 
 @dataclass(frozen=True, slots=True)
 class FoundTopic:
-    """A topic that exists in Kafka. `replication` is the smallest number of copies of any partition. `config` is empty
-    if Kafka does not let this user read it.
+    """A topic that exists in Kafka. `replication` is the number of replicas of the partition with the fewest replicas.
+    `config` has the topic's settings. It is empty if Kafka does not let this user read them.
     """
 
     partitions: int
@@ -69,7 +69,7 @@ def copies(kafka: KafkaSettings, brokers: int) -> Iterator[str]:
 
 
 def _fewer(kafka: KafkaSettings, copies: int) -> str:
-    """Return the command options with which Everput accepts fewer replicas than configured, namely this number."""
+    """Return the command options that make Everput accept only `copies` replicas of each partition."""
     said = f"--replication {copies}"
     if kafka.min_insync > copies:
         said += f" --min-insync {copies}"
@@ -80,7 +80,7 @@ def _fewer(kafka: KafkaSettings, copies: int) -> str:
 
 def _acknowledgements(kafka: KafkaSettings) -> Iterator[str]:
     if kafka.min_insync < ACKNOWLEDGED_MIN and not kafka.flush_each_batch:
-        # If Kafka acknowledges a record with one copy that is not synced to disk, a power cut can lose the record.
+        # If one copy is enough and is not synced to disk, a power cut can lose a record that Kafka has acknowledged.
         yield (
             f"one copy may acknowledge a record before any disk has it: set --min-insync {ACKNOWLEDGED_MIN}, "
             "or --flush-each-batch if there is only one broker"
@@ -115,8 +115,8 @@ def problems(kafka: KafkaSettings, topics: Topics, cluster: Cluster) -> list[str
 
 def doubts(kafka: KafkaSettings, cluster: Cluster) -> Iterator[str]:
     """Yield a warning if the cluster does not say whether it has eligible leader replicas (KIP-966). Also yield a
-    warning if Kafka's topic of committed offsets has a lower `min.insync.replicas` than the messages: committed offsets
-    can then be lost, and deliveries repeat.
+    warning if Kafka's topic of committed offsets has a lower `min.insync.replicas` than the topic `messages`. Committed
+    offsets can then be lost, and deliveries are repeated.
     """
     if _needs_eligible_leaders(kafka) and cluster.features is None:
         yield f"the cluster does not say whether it has eligible leader replicas ({ELIGIBLE_LEADERS})"

@@ -19,13 +19,13 @@ _BYTES: Final = 1 << 20
 
 
 class Reads(Protocol):
-    """The method of a Kafka client that a scan calls repeatedly."""
+    """The interface of the Kafka client from which scan() reads. scan() calls the client's method read() repeatedly."""
 
     async def read(self, topic: str, partition: int, offset: int, *, bytes_max: int = ...) -> FetchResult: ...
 
 
 def fail(damage: LogDamaged) -> NoReturn:
-    """Raise the error of an unreadable range, so that the scan ends."""
+    """Raise the error of an unreadable range. This ends the scan that has found the range."""
     raise damage
 
 
@@ -42,15 +42,16 @@ async def scan(
     patience_s: float | None = 0.0,
     ahead: bool = False,
 ) -> AsyncGenerator[FetchResult, None]:
-    """Read a partition from `offset` to `end`, one read after another, and yield the results. Without `end`, stop at
-    the partition's end. With `reads_max`, stop after this many reads. With `ahead`, the next read begins while the
-    caller handles a result.
+    """Read a partition from `offset` to `end`, and yield the result of each read. If `end` is None, stop at the
+    partition's end. If `reads_max` is given, stop after this many reads. If `ahead` is true, the next read begins while
+    the caller handles a result.
 
-    `damaged` is called for an unreadable range, and raises LogDamaged by default. If `damaged` returns, the scan
-    continues after the range.
+    For each unreadable range, the function `damaged` is called with the error LogDamaged. By default, it raises this
+    error. If it returns, the scan continues after the range.
 
-    A new leader may lack the records before `end` for a moment. If the leader does not have them within `patience_s`
-    seconds, LogUnavailable is raised. If `patience_s` is None, the scan ends without an error.
+    A new leader may lack the newest records before `end` for a moment. The scan waits up to `patience_s` seconds for
+    these records, and then raises LogUnavailable. If `patience_s` is None, the scan does not wait, and ends without an
+    error.
     """
     reads, patient_until_s = 0, 0.0
     begun: asyncio.Task[FetchResult] | None = None
@@ -82,7 +83,7 @@ async def scan(
             offset, patient_until_s = fetched.next_offset, 0.0
             if ahead and offset < last:
                 begun = asyncio.ensure_future(log.read(topic, partition, offset, bytes_max=bytes_max))
-                # Yield to the event loop now, so that the next fetch is sent before the caller processes these records.
+                # Yield to the event loop now, so that it sends the next request before the caller processes records.
                 await asyncio.sleep(0)
             elif fetched.records and fetched.records[-1].offset >= last:
                 fetched = fetched._replace(records=[record for record in fetched.records if record.offset < last])

@@ -33,27 +33,28 @@ log = logging.getLogger(__name__)
 
 SOURCES: Final = ("messages", "deliveries")
 ROWS_MAX: Final = 2_000  # rows before a write to Kafka
-# Usually, a minute's counts are written at the earliest 5 s after its end, because some records arrive late.
+# Usually, the counts of a minute are written 5 s after the minute or later, because some records arrive late.
 _WAIT_S: Final = 5.0
 _READ_BYTES: Final = 1 << 20
-# Faust may lose records that it has read. So the records not counted yet are read again at this interval (s).
+# Every 60 s, read the records again that were read but not counted, because Faust may have lost them.
 _ON_THE_WAY_S: Final = 60.0
 _LANES_AT_ONCE: Final = 4
-# To find every partition's position, read the last 1,000 records of `statistics`; if needed, twice as many, and so on.
+# To find where counting must continue in each partition, read the last 1,000 records of `statistics`.
+# If 1,000 records do not have the position of every partition, read the last 2,000, then 4,000, and so on.
 _LOOK_BACK: Final = 1_000
-# Clocks differ, so a record of `statistics` may count minutes that are up to ten minutes later than the record.
+# Clocks differ, so a record of `statistics` may count a minute that is up to ten minutes later than the record's time.
 _CLOCKS_MS: Final = 600_000
-# After each 64 records, which take about a millisecond, a reader of statistics yields to the event loop.
+# A reader of statistics yields to the event loop after each 64 records, which take about a millisecond.
 _RECORDS_AT_ONCE: Final = 64
 _SERIES_READS_MAX: Final = 1_024  # A request for statistics makes at most this many reads of 1 MiB.
 
 
 class Batch(NamedTuple):
-    """Records of one partition that were read and must be counted: those at offsets from `begin` up to, but not
-    including, `end`. `unreadable` says that the whole range is damaged.
+    """Records of one partition that were read and must be counted. Their offsets begin at `begin` and end before `end`.
+    If `unreadable` is true, the whole range is damaged, and `records` is empty.
 
-    `assignment` is the number of calls of forget_reads() before the records were read. After a further call, the
-    records are not counted, because they are read again.
+    `assignment` is the number of calls of forget_reads() before these records were read. If forget_reads() is called
+    again, the records are read again, so this batch of them is not counted.
     """
 
     lane: Lane
@@ -100,10 +101,11 @@ class _Follower:
 
 
 async def read_on(requests: KafkaRequests, topic: str, partition: int, offset: int) -> tuple[list[Record], int]:
-    """Read the records of a partition from an offset on. Return them with the offset at which the next read begins.
+    """Read records of a partition from an offset on. Return the records, and the offset at which the next read must
+    begin.
 
-    At the end of the partition, the returned offset is the offset that was given. Unreadable and deleted records are
-    skipped.
+    If the returned offset equals the given offset, the partition has no more records. Unreadable and deleted records
+    are skipped.
     """
     try:
         fetched = await requests.read(topic, partition, offset)
@@ -156,7 +158,7 @@ class Counting:
         self._restart({lane: follower.coverage.positions.get(lane) or begins[lane] for lane in lanes})
 
     def forget_reads(self) -> None:
-        """Read again all records that were read but not counted, because a rebalance may have dropped them."""
+        """Read all records again that were read but not counted, because a rebalance may have dropped them."""
         self._assignment += 1
         self._looked_s = time.monotonic()
         self._fetched = {lane: at.offset for lane, at in self._totals.positions.items()}
@@ -166,8 +168,8 @@ class Counting:
         self.forget_reads()
 
     def _overtaken(self) -> None:
-        """Drop the counts in memory that are not written. Another process has counted the same records, or an error may
-        have left some counts wrong. Then continue to count where the written counts end.
+        """Drop the counts in memory that are not written to Kafka: another process has counted the same records, or an
+        error may have made some counts wrong. Then continue to count after the last records that are counted in Kafka.
         """
         counted = {} if self._follower is None else self._follower.coverage.positions
         begins = self._totals.begins
@@ -190,8 +192,8 @@ class Counting:
             back *= 2
 
     async def _begins(self, lanes: Collection[Lane]) -> dict[Lane, Position]:
-        """Return the offset at which counting begins in each partition that was never counted. It is the offset of the
-        oldest record that statistics may show.
+        """Return, for each of these partitions, the offset at which counting begins. The partitions were never counted
+        before. Counting begins at the oldest record that statistics can still show.
         """
         found: dict[Lane, Position] = {}
         for source in SOURCES:
@@ -204,7 +206,7 @@ class Counting:
         return found
 
     async def read(self) -> list[Batch]:
-        """Read one batch from each of at most four partitions that have new records.
+        """Read one batch from each partition that has new records, but from no more than four partitions in one call.
 
         Raises LogUnavailable if Kafka does not answer.
         """
@@ -221,7 +223,7 @@ class Counting:
                 return []
             if batch.end > batch.begin:
                 batches.append(batch)
-                # Move this partition to the end of the dictionary, so that records of other partitions are read next.
+                # Put this partition at the end of the dictionary, so that the next call reads other partitions first.
                 del self._fetched[lane]
                 self._fetched[lane] = batch.end
             else:
@@ -259,8 +261,9 @@ class Counting:
     def fold(self, batch: Batch) -> None:
         """Count a batch of records.
 
-        Ignore a batch that does not begin where the counted records of its partition end. After an error, drop all
-        counts that were not written, so that no record is counted twice.
+        The batch must begin at the first offset of its partition that is not counted yet. Otherwise, ignore the batch.
+        After an error, drop all counts that were not written. The records of these counts are read again, so no record
+        is counted twice.
         """
         try:
             self._fold(batch)
@@ -295,8 +298,8 @@ class Counting:
 
     @property
     def due(self) -> bool:
-        """Return whether the counts must be written now. They are written once a minute, shortly after the minute has
-        ended. If many counts are in memory, they are written immediately.
+        """Return whether the counts must be written to Kafka now. Usually, counts are written once a minute, shortly
+        after the minute has ended. If many counts are in memory, they are written immediately.
         """
         totals = self._totals
         if not totals.moved:
@@ -335,7 +338,8 @@ class Counting:
                 await self._writer.append_one(0, b"", value)
                 await follower.follow()
                 counted = all(at == written.get(lane) for lane, at in totals.positions.items())
-        # After an error, Kafka may have the counts or not. Drop them here. Kafka is asked before the next write.
+        # After an error, it is unknown whether Kafka has stored the counts. So drop the counts in memory.
+        # The next write first reads which counts Kafka has stored.
         except BaseException:
             if assignment == self._assignment:
                 self._overtaken()
@@ -352,8 +356,8 @@ def _now_ms() -> int:
 
 
 def _minute_now() -> int:
-    """Return the number of the minute that it was _WAIT_S seconds ago. When this number changes, the records of the
-    earlier minute have usually arrived.
+    """Return the number of the minute to which the time 5 s ago (_WAIT_S) belongs. So the number changes 5 s after a
+    minute has ended. By then, the records of this minute have usually arrived.
     """
     return int((_now_ms() - _WAIT_S * 1000) // MINUTE_MS)
 

@@ -35,11 +35,11 @@ log = logging.getLogger(__name__)
 _HEARTBEAT_MS: Final = 1_000
 _CHECK_S: Final = 1.0
 _FAILED_PAUSE_S: Final = 0.5
-# aiokafka's consumer fetches no records here, so its fetcher needs to wake up only once a minute.
+# This consumer only holds the membership, and fetches no records. So let its fetcher wake up only once a minute.
 _IDLE_MS: Final = 60_000
-# The timeout of all requests of a group member. A join takes as long as the slowest worker's hand-over.
+# The timeout of a group member's requests. It is long, because a join waits until all workers have handed over.
 _ANSWER_MS: Final = SESSION_TIMEOUT_MS + 5_000
-# If all polls of the consumer fail for nine seconds, raise LogUnavailable: the consumer may not recover by itself.
+# If all polls of aiokafka's consumer fail for nine seconds, raise LogUnavailable: it may not recover on its own.
 FAILING_S_MAX: Final = 9.0
 
 _NO_NOTES: Final[Mapping[int, str]] = {}
@@ -51,8 +51,8 @@ GivenUp = Callable[[Collection[int]], Awaitable[None]]
 class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
     """A member of the workers' consumer group. It reads new messages of the partitions that Kafka assigns to it.
 
-    `name` is a client id. At the start, group members with the same client id are removed: they are assumed to be from
-    a process that has ended.
+    `name` is the member's client id. At the start, all other group members with this client id are removed from the
+    group. They are assumed to belong to an earlier process that has ended.
     """
 
     def __init__(self, kafka: KafkaSettings, requests: KafkaRequests, *, name: str | None = None) -> None:
@@ -110,18 +110,19 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
                 await self._consumer.stop()
 
     def begin(self, offsets: Mapping[int, int]) -> None:
-        """Begin to read these partitions from these offsets on. Leave out partitions that are no longer assigned to
-        this worker.
+        """Begin to read each partition in `offsets` from its offset on. Ignore partitions that are no longer assigned
+        to this worker.
         """
         assigned = {one.partition for one in self._consumer.assignment()}
         self._long_poll.begin({number: offset for number, offset in offsets.items() if number in assigned})
 
     async def confirm(self, offsets: Mapping[int, int], notes: Mapping[int, str] = _NO_NOTES) -> None:
-        """Confirm that this worker still owns its partitions, by committing these offsets as the current group member.
-        Raises NoMember if the worker is no longer a member. Raises LogUnavailable if Kafka does not answer or `offsets`
-        is empty.
+        """Check that this worker still owns its partitions: commit these offsets as a member of the workers' consumer
+        group. Kafka accepts such a commit only from a current member. Raises NoMember if the worker is no longer a
+        member. Raises LogUnavailable if Kafka does not answer, or if `offsets` is empty.
 
-        Kafka's tools show the offsets as the group's progress. `notes` are the metadata of these commits.
+        Kafka's tools show the committed offsets as the group's progress. `notes` has the metadata to commit, by
+        partition.
         """
         if not offsets:
             raise LogUnavailable(
@@ -141,9 +142,9 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         return {partition: text for partition, (_, text) in found.items() if text}
 
     async def share(self, partitions: Collection[int]) -> Share:
-        """Return three numbers: the fraction of all partitions that this worker owns, how many workers own partitions,
-        and this worker's place in the list of these workers, from 0. Raises LogUnavailable if Kafka does not answer, or
-        during a rebalance.
+        """Return three numbers: the fraction of all partitions that this worker owns, the number of workers that own
+        partitions, and this worker's index (from 0) in the list of these workers. Raises LogUnavailable if Kafka does
+        not answer, or during a rebalance.
         """
         owned = await self._requests.groups.assignments(self._group, self._topic)
         workers = sorted(sorted(one) for one in owned if one)
@@ -156,12 +157,12 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         )
 
     async def read(self) -> Mapping[int, list[Any]]:
-        """Return new messages by partition. If there are no new messages, or Kafka can't be reached, return nothing
-        after at most about a second.
+        """Return new messages by partition. If there are no new messages, return an empty dictionary after about a
+        second. Do the same if Kafka can't be reached.
 
         Raises LogDamaged if the next message of a partition is unreadable on every replica. To continue, call begin()
-        with an offset after the damage. After nine seconds of errors, raises LogUnavailable: aiokafka's tasks for the
-        membership may have ended, and do not restart.
+        with an offset after the damage. Raises LogUnavailable after nine seconds of errors, because aiokafka's tasks
+        that keep up the membership may have ended. They do not restart by themselves, so the worker must be restarted.
         """
         try:
             await self._check()
@@ -179,8 +180,8 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         return await self._long_poll.read()
 
     async def _check(self) -> None:
-        """Poll aiokafka's consumer, unless a poll has succeeded within the last second. The poll reads no records, but
-        raises the error of aiokafka's membership tasks, if there is one.
+        """Poll aiokafka's consumer, unless a poll has succeeded within the last second. The poll reads no records. If
+        aiokafka's membership tasks have an error, the poll raises it.
 
         After five minutes without a poll, aiokafka would leave the consumer group.
         """

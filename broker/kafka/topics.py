@@ -14,8 +14,8 @@ from broker.settings import KafkaSettings
 _FOR_EVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 _TWO_DAYS = {"cleanup.policy": "delete", "retention.ms": str(2 * 24 * 3600 * 1000), "retention.bytes": "-1"}
 _THIRTY_DAYS = {"cleanup.policy": "delete", "retention.ms": str(30 * 24 * 3600 * 1000), "retention.bytes": "-1"}
-# Kafka removes replaced records only from closed segments, and a partition's new worker reads all that remain.
-# The segments of compacted topics are small (Kafka's default is 1 GiB), so that few replaced records are left to read.
+# Use segments of 16 MiB for compacted topics, instead of Kafka's default of 1 GiB.
+# Kafka keeps replaced records in the segment to which it writes, and a partition's new worker must read these, too.
 _COMPACTED = {"cleanup.policy": "compact", "segment.bytes": str(16 << 20)}
 _UUID: Final = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
@@ -48,7 +48,7 @@ class Topics:
 
 def topics(kafka: KafkaSettings) -> Topics:
     """Return Everput's topics, with the names, partitions and settings that follow from the configuration."""
-    # A Kafka cluster can have a lower limit on a batch's bytes. So set Kafka's default limit, or more, for each topic.
+    # The cluster's limit on a batch's bytes may be too low. So set Kafka's default limit, or more, for each topic.
     common = {
         "max.message.bytes": "1048588",
         "min.insync.replicas": str(kafka.min_insync),
@@ -107,6 +107,6 @@ def listener_group(kafka: KafkaSettings, listener_id: str) -> str:
 
 def group_listener(kafka: KafkaSettings, group: str) -> str | None:
     """Return the id of the listener whose committed offsets a consumer group holds. Return None for any other group."""
-    # This regular expression takes linear time on any input, because it repeats each part a fixed number of times.
+    # This regular expression takes linear time on any input: all texts that it matches have the same length.
     found = re.fullmatch(re.escape(listener_group(kafka, "")) + f"({_UUID})", group)
     return None if found is None else found[1]

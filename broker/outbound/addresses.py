@@ -23,7 +23,7 @@ from broker.settings import Network
 
 URL_CHARS_MAX: Final = 2048
 MAILTO: Final = "mailto:"
-TUNNEL: Final = "tunnel"  # URLs with this scheme are for tunnels. Only Everput itself creates such URLs.
+TUNNEL: Final = "tunnel"  # The scheme of URLs that lead to a tunnel. Only Everput itself creates these URLs.
 AWAY: Final = TUNNEL_AWAY
 TUNNEL_PROOF: Final = "everput-tunnel"  # the name of a response header
 _USABLE_S: Final = 600.0
@@ -36,16 +36,17 @@ _ALLOWING: Final = (
     "The operator can allow a network with --allow-network. `everput listen` delivers to your own machine without it."
 )
 
-# This regular expression takes linear time on any input, because its repetition is bounded.
+# This regular expression takes linear time on any input: it matches at most 63 characters.
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 
-# This regular expression takes linear time on any input: its repetitions are bounded, and the first ends at the @.
+# This regular expression takes linear time on any input: it matches at most 64 characters, an @, and 254 characters.
 _MAIL: Final = re.compile(r"[A-Za-z0-9.!#$&'*+/=?_~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
 
 Address = IPv4Address | IPv6Address
 
-# Listeners may be in these networks only if --allow-network names them. Python's `is_global` allows some of them.
-# Some of the refused IPv6 prefixes, such as those of NAT64 and 6to4, can lead to any IPv4 address.
+# Addresses in these networks are refused, unless the operator allows the network with --allow-network.
+# Python's `is_global` does not refuse all of these networks.
+# IPv6 addresses of NAT64 and 6to4 are refused, because they can lead to any IPv4 address, also to a private one.
 _REFUSED: Final = tuple(
     map(
         ip_network,
@@ -91,13 +92,13 @@ class Target(NamedTuple):
     port: int
     authority: str  # the Host header
     target: str  # path and query
-    tunnel: bool = False  # True for an address of Everput's own tunnels, which needs no check
+    tunnel: bool = False  # True if the URL leads to one of Everput's tunnels, whose address needs no check
     mail: bool = False  # True if `target` is an e-mail address: messages then go to a mail server.
 
 
 def address_allowed(address: Address, allow: Sequence[Network]) -> bool:
-    """Return whether Everput may connect to a listener at this address. `allow` are networks that are allowed although
-    they are not public.
+    """Return whether Everput may connect to a listener at this address. `allow` has the networks that the operator
+    allows although they are not public.
     """
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
@@ -223,17 +224,17 @@ class _Kept:
     def __init__(self, addresses: list[str], error: str | None, at_s: float, tuning: DnsTuning) -> None:
         self.addresses = addresses
         self.error = error  # if there are no addresses
-        # Connect to this address first: it has worked, and the host's addresses before it have not.
+        # Connect to this address first: it has worked, while the host's addresses before it have failed.
         self.preferred: str | None = None
         self.fresh_until_s = at_s + (tuning.cache_s if error is None else tuning.failure_cache_s)
-        # Until this time, these addresses are used again if a later DNS look-up gets no answer.
+        # If DNS does not answer a later look-up, use these addresses again, but only until this time.
         self.usable_until_s = at_s + _USABLE_S if error is None else 0.0
 
 
 class Resolver:
     """A cache of the IP addresses of host names, which returns only allowed addresses. Concurrent callers share one DNS
-    look-up of a name. An answer of DNS is used for some seconds. While DNS does not answer, an older answer is used for
-    minutes (as in RFC 8767).
+    look-up of a name. The answer is used for some seconds, and then DNS is asked again. If DNS does not answer then,
+    the older answer is used for up to ten minutes (as in RFC 8767).
     """
 
     def __init__(
@@ -262,7 +263,9 @@ class Resolver:
         return self._allowed(host, await self._found(host) if literal is None else [str(literal)])
 
     def prefer(self, host: str, address: str) -> None:
-        """Use this address of the host first from now on, because the host's other addresses did not answer."""
+        """Use this address of the host first from now on, because connecting to it has worked, and connecting to the
+        addresses before it has not.
+        """
         kept = self._kept.get(host)
         if kept is not None:
             kept.preferred = address

@@ -21,7 +21,7 @@ HEADERS_MAX: Final = 32
 HEADER_CHARS_MAX: Final = 512
 HIDDEN: Final = "…"
 _SECRET_CHARS_MIN: Final = 4  # Shorter values occur in every text.
-# This regular expression takes linear time on any input, because its only repetition has a fixed count.
+# This regular expression takes linear time on any input: all texts that it matches have 47 characters.
 _SIGNATURE: Final = re.compile(r"v1,[A-Za-z0-9+/]{43}=")
 
 Headers = tuple[tuple[str, str], ...]
@@ -46,7 +46,7 @@ class _Parsed:
 
     def on_status(self, _reason: bytes) -> None:
         if not self.complete:
-            self.headers.clear()  # Drop the headers of a 1xx answer, because it is not the final answer.
+            self.headers.clear()  # An answer with a 1xx status is not the final answer, so drop its headers.
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self.complete:
@@ -81,8 +81,8 @@ class Body(NamedTuple):
 def read_body(raw: bytes, *, cut: bool) -> Body:
     """Parse an HTTP answer, and return its body. `raw` has the bytes of the answer, from its status line on.
 
-    A body without a declared length ends with the connection. Such a body is incomplete if the connection broke, was
-    closed by this side (`cut`), or ended within a JSON object.
+    A body without a declared length ends with the connection. Such a body is incomplete if `cut` is true: the
+    connection broke, or this side closed it. It is also incomplete if it begins with `{`, but is not valid JSON.
     """
     parsed = _Parsed()
     parsed.parse(raw)
@@ -114,7 +114,7 @@ def read_answer(raw: bytes, secrets: Sequence[str]) -> Answer:
         for name, value in shown[:HEADERS_MAX]
     )
     encoded = any(name.lower() == "content-encoding" and value.lower() != "identity" for name, value in shown)
-    if encoded:  # Do not store a compressed body: people can't read it, and Everput can't hide secrets in it.
+    if encoded:  # Store no compressed body: people can't read it, and Everput can't hide the secrets in it.
         return Answer(status, headers, "", cut=True)
     text = without_beginning(hidden(parsed.body.decode(errors="replace"), secrets), secrets)
     kept = text.encode(errors="replace")[:BODY_BYTES_MAX].decode(errors="ignore")
@@ -137,8 +137,8 @@ def hidden(text: str, secrets: Sequence[str]) -> str:
 
 
 def without_beginning(text: str, secrets: Sequence[str]) -> str:
-    """Hide the end of a text if this end is the beginning of a secret, of at least four characters. The text may have
-    been cut inside the secret.
+    """Replace the end of a text by an ellipsis if the text ends with the first characters of a secret, at least four.
+    The text may have been cut in the middle of the secret.
     """
     for secret in secrets:
         at = text.find(secret[:_SECRET_CHARS_MIN], max(0, len(text) - len(secret)))

@@ -28,18 +28,18 @@ from broker.outbound.retry_after import retry_after_s
 
 log = logging.getLogger(__name__)
 
-# The error of an attempt if DNS gives no address of the listener's host, or only addresses that are not allowed.
+# The error of an attempt if the listener's host has no IP address in DNS, or only addresses that are not allowed.
 # Unknown and forbidden hosts have the same error. Otherwise, users could find out which names an internal DNS has.
 # The debug log has the reason.
 NO_ADDRESS: Final = "no-address"
 NO_MAIL_SERVER: Final = "no-mail-server"
 PORT_NOT_ALLOWED: Final = "port-not-allowed"
-DNS: Final = "dns"  # the error of a DNS look-up for which no thread became free
+DNS: Final = "dns"  # the error of an attempt if no thread was free in time to ask DNS
 HEAD_BYTES_MAX: Final = 64 << 10
 BODY_BYTES_MAX: Final = 64 << 10
-# Only answers with these statuses are searched for Retry-After, because a callback for each header is slow.
+# Look for the header Retry-After only in answers 429 and 503: a callback for each header of each answer is slow.
 _MAY_SAY_WHEN: Final = (429, 503)
-# A connection may remember an HTTP answer of at most this many bytes, so that an equal next answer is not parsed.
+# A connection remembers its newest HTTP answer of up to 1 KiB. If the next answer has equal bytes, it is not parsed.
 _AGAIN_BYTES_MAX: Final = 1 << 10
 
 
@@ -50,7 +50,7 @@ class ConnectionTuning:
     connect_s: float = 5.0  # seconds for the DNS look-up and for connecting to all addresses, TLS included
     next_address_s: float = 1.25  # If an address of a host does not answer for this long, the next address is tried.
     addresses_max: int = 3  # At most this many addresses of a host are tried.
-    end_s: float = 1.0  # If the rest of an answer takes longer than this, the connection is closed.
+    end_s: float = 1.0  # If an answer has not ended this long after its headers, close the connection.
 
 
 CONNECTION: Final = ConnectionTuning()
@@ -60,15 +60,15 @@ KEPT_BYTES_MAX: Final = 16 << 10  # By default, at most this many bytes of an an
 
 # How many milliseconds the DNS look-up, connecting and the TLS handshake took; None for a step that did not happen.
 Times = tuple[int | None, int | None, int | None]
-REUSED: Final[Times] = (None, None, None)  # for a request on a connection that was already open
+REUSED: Final[Times] = (None, None, None)  # the times of a request on a connection that was already open
 
 
 class Owner(Protocol):
-    """The object that sends requests on a connection. For each request, the connection calls answered() or failed(),
-    and then released() or lost().
+    """The object that sends requests on a connection. For each request, the connection calls answered() or failed().
+    Then it calls released() if another request is possible, or lost() if the connection has ended.
     """
 
-    # If a connection ends before connect() has returned, none of the owner's methods is called.
+    # If a connection ends before connect() has returned it, none of these four methods is called.
     def answered(self, connection: Connection, status: int, retry_after_s: int | None) -> None: ...
 
     def failed(self, connection: Connection, error: str) -> None: ...
@@ -108,17 +108,17 @@ class Connection(asyncio.Protocol):
         self._bytes = 0
         self._answered = True
         self._end: asyncio.TimerHandle | None = None
-        self._ended = 0  # number of HTTP answers that end in the newest received bytes; more than one is an error
+        self._ended = 0  # How many HTTP answers end in the bytes that were received last. More than one is an error.
         self._head: list[bytes] = []  # the answer's first bytes
-        self._again = b""  # the bytes of the newest short answer; an equal later answer is not parsed
+        self._again = b""  # The bytes of the newest short answer. A next answer with equal bytes is not parsed.
         self._again_status = 0
-        self._keeps = 0  # at most this many bytes of the current HTTP answer are collected
+        self._keeps = 0  # how many bytes of the current HTTP answer to collect; 0 for none
         self.times = REUSED  # how long the steps of opening the connection took
-        self.work: Any = None  # the object that the caller gave to send(), until the answer ends; then None
+        self.work: Any = None  # the object that the caller gave to send(); None after the answer has ended
         self.at = 0.0  # when the request was sent
         self.cut = False  # True if the connection broke, or this side has closed it
         self.used = 0  # number of finished requests
-        self.well = False  # True if the answer's status is below 500; set by the connection's owner
+        self.well = False  # True if the newest answer's status was below 500. The connection's owner sets this.
 
     def own(self) -> bool:
         """Hand the connection to its owner. The owner may now send requests; its method lost() is called when the
@@ -128,7 +128,7 @@ class Connection(asyncio.Protocol):
         return self._owned
 
     def send(self, request: bytes, work: Any, at: float) -> None:
-        """Write a request. `work` is the caller's object for it, not None. `at` is the event loop's time now, in s."""
+        """Send a request. `work`, not None, is the caller's object for it. `at` is the event loop's time now, in s."""
         self.work = work
         self.at = at
         self._answered = False
@@ -139,7 +139,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(request)
 
     def close(self) -> None:
-        """Close the connection. Soon after, the owner's failed() is called if a request has no answer, then lost()."""
+        """Close the connection. Soon, the owner's failed() is called if a request has no answer; then its lost()."""
         if self._transport is not None:
             self.cut = True
             self._transport.abort()
@@ -149,17 +149,17 @@ class Connection(asyncio.Protocol):
         self._fail("timeout")
 
     def keep(self, ended: Callable[[bytes], None], bytes_max: int = KEPT_BYTES_MAX) -> None:
-        """Keep the first `bytes_max` bytes of the answer that is arriving now. When the answer or the connection ends,
-        the connection calls `ended` with these bytes. Only Owner.answered() may call this method.
+        """Collect the first `bytes_max` bytes of the answer that is arriving now. When the answer or the connection has
+        ended, the function `ended` is called with these bytes. Only Owner.answered() may call this method.
         """
-        # If `_head` is empty, the answer is equal to an earlier one, whose bytes are in `_again`.
+        # If `_head` is empty, the answer has the same bytes as the answer before. These bytes are in `_again`.
         if not self._head:
             self._head.append(self._again)
         self._keeps = bytes_max
         self._owner = _Keeping(self, self._owner, ended)
 
     def kept(self, owner: Owner) -> bytes:
-        """Return the bytes of the HTTP answer that were collected, and make `owner` the owner of this
+        """Stop collecting the bytes of an HTTP answer, and return the collected bytes. Make `owner` the owner of this
         connection again.
         """
         kept = b"".join(self._head)[: self._keeps]
@@ -198,7 +198,7 @@ class Connection(asyncio.Protocol):
         else:
             if self._bytes > (BODY_BYTES_MAX if self._answered else HEAD_BYTES_MAX) and self.work is not None:
                 self._fail("too-large")
-            # Refuse a second answer here, because it could be taken for the answer to the next request.
+            # If two answers end here, close the connection: the second could be taken for the next request's answer.
             elif self._ended == 1:
                 self._ended = 0
                 status = self._parser.get_status_code()
@@ -257,10 +257,10 @@ class Connection(asyncio.Protocol):
 
 
 class _Keeping:
-    """A wrapper around a connection's owner that gets the connection's callbacks while an answer is collected.
+    """A temporary owner of a connection, for the time in which the bytes of an answer are collected.
 
-    It forwards every callback to the owner. When the answer or the connection has ended, it gives the bytes to `ended`
-    and removes itself.
+    It forwards every call to the real owner. When the answer or the connection has ended, it calls `ended` with the
+    collected bytes, and gives the connection back to the real owner.
     """
 
     def __init__(self, connection: Connection, owner: Owner, ended: Callable[[bytes], None]) -> None:
@@ -310,8 +310,8 @@ def tls_context() -> ssl.SSLContext:
 
 
 def _to_mail(owner: Owner, target: Target, resolver: Resolver, tuning: ConnectionTuning) -> Connection:
-    """Return a connection object that hands the request to the mail server. Raises ConnectFailed if no mail server is
-    set.
+    """Return a connection that hands its requests to the mail server. Raises ConnectFailed if no mail server is
+    configured.
     """
     if resolver.mailer is None:
         raise ConnectFailed(NO_MAIL_SERVER)
@@ -397,8 +397,8 @@ async def _open(
 
 
 class _Steps:
-    """A measurement of how long each step of opening a connection takes: DNS, TCP and TLS. For a step that failed, the
-    result is the time until the failure.
+    """A measurement of how long the steps of opening a connection take: DNS look-up, TCP connect and TLS handshake. If
+    a step fails, its time is measured until the failure.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -445,6 +445,6 @@ class ConnectFailed(Exception):
 
 
 class NotTried(ConnectFailed):
-    """The error of a connection that was not tried, because no thread was free for the DNS look-up. The listener is not
-    to blame.
+    """The error of a connection that was not tried, because no thread was free for the DNS look-up. It says nothing
+    about the listener's health.
     """

@@ -28,7 +28,7 @@ USER: Final = "everput"
 MECHANISM: Final = "SCRAM-SHA-256"
 LISTENER: Final = "CLIENT"
 _SHA_256: Final = 1  # Kafka's number for SCRAM-SHA-256
-# Kafka allows no fewer SCRAM iterations, and more are not needed: the password has 256 random bits.
+# This is the smallest number of SCRAM iterations that Kafka allows. It is enough for a password of 256 random bits.
 _ITERATIONS: Final = 4096
 
 # Exceptions that mean that a server is unreachable, does not answer as Kafka does, or does not know Everput's password.
@@ -51,8 +51,8 @@ class EmbeddedAccess:
     password: str = field(repr=False)
 
     def settings(self, **more: Any) -> KafkaSettings:
-        """Return the client settings for this Kafka, which has one broker. `more` sets further fields of
-        KafkaSettings.
+        """Return the settings with which clients connect to this Kafka, which has one broker. `more` has further fields
+        of KafkaSettings.
         """
         return KafkaSettings(
             bootstrap=self.bootstrap, replication=1, min_insync=1, **sasl(MECHANISM, USER, self.password), **more
@@ -60,7 +60,7 @@ class EmbeddedAccess:
 
 
 def sasl(mechanism: str, user: str, password: str) -> dict[str, Any]:
-    """Return the fields of KafkaSettings for a connection with SASL and without TLS."""
+    """Return the fields of KafkaSettings for a connection that uses SASL, but no TLS."""
     return {
         "security_protocol": "SASL_PLAINTEXT",
         "sasl_mechanism": mechanism,
@@ -86,7 +86,7 @@ def made_password(directory: Path) -> str:
     if password is None:
         password = secrets.token_urlsafe(32)
         write_secret(path, password)
-    # This regular expression takes linear time on any input, because its only repetition is bounded.
+    # This regular expression takes linear time on any input: it matches at most 200 characters.
     if not re.fullmatch(r"[A-Za-z0-9_-]{16,200}", password):
         raise ConfigurationError(
             f"{path} does not hold a password that Everput made: delete the file, and the next start creates a new one"
@@ -110,7 +110,7 @@ def written_access(directory: Path, *, bootstrap: str | None = None) -> Embedded
         text = (directory / "kafka.properties").read_text(encoding="utf-8")
     except OSError:
         return None
-    # Only our own text: this regular expression searches a file that Everput itself has written.
+    # Only our own text: Everput itself has written the file that this regular expression searches.
     found = re.search(r"^advertised\.listeners=[A-Z]+://(\S+)$", text, re.MULTILINE)
     if found is None or bootstrap not in (None, found[1]):
         return None

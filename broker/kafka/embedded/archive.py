@@ -39,9 +39,9 @@ from broker.settings import KafkaSettings
 _log = logging.getLogger(__name__)
 
 _UNUSED_FOR_S: Final = 30 * 86_400.0
-# Make Java's class archive (a cache of classes) at least this long after Kafka's start: other processes start first.
+# Wait 10 s after Kafka's start before creating Java's class archive, so that other processes can start first.
 _AFTER_S: Final = 10.0
-_IDLE_WITHIN_S: Final = 300.0  # the class archive is made after this time even if the machine is still busy
+_IDLE_WITHIN_S: Final = 300.0  # If the machine stays busy for this long, create Java's class archive nevertheless.
 _IDLE_LOAD: Final = 0.5  # load average per processor
 _LOOK_S: Final = 10.0
 _STEP_WITHIN_S: Final = 120.0
@@ -58,7 +58,8 @@ def existing(jars: Sequence[Path]) -> Path | None:
     if not path.exists():
         return None
     with suppress(OSError):
-        os.utime(path)  # set the file's time, so that the cleanup does not delete this class archive as unused
+        # Set the file's time to now, because the cleanup deletes archives that were not used for 30 days.
+        os.utime(path)
     return path
 
 
@@ -92,7 +93,9 @@ async def make(jars: Sequence[Path], *, after_s: float = _AFTER_S, idle_within_s
 
 
 async def until_idle(*, within_s: float, look_s: float = _LOOK_S) -> None:
-    """Wait until the past minute's load average is at most 0.5 for each processor, but no longer than `within_s`."""
+    """Wait while the machine is busy, but no longer than `within_s` seconds. The machine is busy if its load average of
+    the past minute is above 0.5 for each processor.
+    """
     with suppress(TimeoutError):
         async with asyncio.timeout(within_s):
             while os.getloadavg()[0] > _IDLE_LOAD * (os.cpu_count() or 1):
@@ -118,9 +121,9 @@ def discard(path: Path | None) -> None:
 def _path(jars: Sequence[Path]) -> Path:
     """Return the path of Java's class archive, a cache of Kafka's classes.
 
-    The file's name has a hash, which changes when a new archive is needed. The hash covers the class path, modules and
-    options, because Java accepts an archive only with the same ones. It also covers the settings and requests that
-    decide which classes Kafka loads.
+    The file's name has a hash of everything that the archive depends on: the class path, Java's modules and options,
+    Kafka's settings, and the requests that Kafka answers while its classes are recorded. If one of these changes, the
+    name changes, and a new archive is created.
     """
     modules = java_home() / "lib" / "modules"
     facts = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in (modules, *jars)]
@@ -129,10 +132,10 @@ def _path(jars: Sequence[Path]) -> Path:
 
 
 async def _make(jars: Sequence[Path], path: Path) -> None:
-    """Create Java's class archive: start a temporary Kafka that records the classes it loads, and let Java write the
-    archive from them.
+    """Create Java's class archive. Start a temporary Kafka, which records the classes that it loads. Then let Java
+    write these classes to the archive.
 
-    The archive's file gets its final name when the archive is complete.
+    The file gets its final name only when the archive is complete.
     """
     made = path.with_suffix(f".{os.getpid()}.new")
     with tempfile.TemporaryDirectory(prefix="everput-kafka-", ignore_cleanup_errors=True) as name:
@@ -164,9 +167,12 @@ async def _make(jars: Sequence[Path], path: Path) -> None:
 
 
 async def _use(kafka: KafkaSettings) -> None:
-    """Send Kafka typical requests of API processes and workers, so that Java records the classes that answer them."""
+    """Send the temporary Kafka the usual requests of API processes and workers. Java then records the classes that
+    Kafka needs to answer these requests.
+    """
     table = topics(kafka)
-    await ensure_topics(kafka, table, quiet=True)  # Do not log these topics: they would seem to be the server's own.
+    # Log nothing about the topics of this temporary Kafka: they would seem to be the server's own topics.
+    await ensure_topics(kafka, table, quiet=True)
     options = client_options(kafka)
     async with AIOKafkaProducer(**options, enable_idempotence=True) as producer:
         await producer.send_and_wait(table.messages.name, b"a record")

@@ -15,9 +15,11 @@ from typing import Final, NamedTuple
 
 from broker.kafka.embedded.segments import HEADER, PREFIX_BYTES, partitions
 
-# An entry of an `.index` file: an offset minus the segment's first offset, and its batch's position in the `.log` file.
+# An entry of an `.index` file says at which byte of the `.log` file the record batch with an offset begins.
+# An entry of an `.index` file has an offset minus the segment's first offset, and the position of its batch.
 _PLACE: Final = struct.Struct(">ii")
-# An entry of a `.timeindex` file: the highest record time so far, and its batch's offset minus the segment's first.
+# An entry of a `.timeindex` file says which is the highest record time in a segment up to an offset.
+# An entry of a `.timeindex` file has this record time, and the offset minus the segment's first offset.
 _TIME: Final = struct.Struct(">qi")
 
 
@@ -42,10 +44,8 @@ class WrongIndex(NamedTuple):
 
 
 class _Batches(NamedTuple):
-    """The record batches of a segment file, in four parallel lists.
-
-    The lists hold each batch's position in the file, its first offset, its last offset, and the highest record time up
-    to this batch.
+    """The record batches of a segment file, in four lists of the same length. For each batch, the lists hold its
+    position in the file, its first offset, its last offset, and the highest record time up to this batch.
     """
 
     at: list[int]
@@ -55,10 +55,11 @@ class _Batches(NamedTuple):
 
 
 def wrong_indexes(log_dir: Path, topic: str, *, compacted: bool = False) -> Iterator[WrongIndex]:
-    """Yield each index file of a topic that has a wrong entry. Also yield each time index that ends too early, if Kafka
-    writes no more records to its segment.
+    """Yield each index file of a topic that has a wrong entry. Also yield each time index that lacks the highest record
+    time of its segment, except for the newest segment, to which Kafka still writes.
 
-    In a compacted topic, entries for removed records are not wrong, and the end of a time index is not checked.
+    If the topic is compacted, index entries of removed records are right, and a time index may lack the highest record
+    time.
     """
     for number, folder in partitions(log_dir, topic):
         paths = sorted(folder.glob("*.log"))
@@ -66,7 +67,7 @@ def wrong_indexes(log_dir: Path, topic: str, *, compacted: bool = False) -> Iter
             for suffix, wrong in ((".index", _wrong_place), (".timeindex", _wrong_time)):
                 index = path.with_suffix(suffix)
                 try:
-                    # Read the index before the segment, so that the segment has every batch that the index names.
+                    # Read the index first. Batches that Kafka appends meanwhile are then only in the segment.
                     raw = index.read_bytes()
                     batches = _batches(path)
                 except FileNotFoundError:
@@ -101,17 +102,17 @@ def _wrong_time(raw: bytes, batches: _Batches, base: int, *, compacted: bool) ->
 
 
 def _ends_early(raw: bytes, batches: _Batches) -> int | None:
-    """Check whether the time index of a finished segment ends before the segment's highest record time. If so, return
-    the segment's first offset. Otherwise return None.
+    """Return the segment's first offset if the time index lacks the segment's highest record time. Otherwise return
+    None.
 
-    A segment is finished when Kafka writes no more records to it.
+    Call this function only for segments to which Kafka writes no more records.
     """
     last_ms = max((at_ms for at_ms, _ in _entries(raw, _TIME)), default=-1)
     return batches.first[0] if batches.first and last_ms != batches.youngest_ms[-1] else None
 
 
 def _entries(raw: bytes, entry: struct.Struct) -> Iterator[tuple[int, int]]:
-    """Yield the entries of an index file. Zeros after the last entry are space that Kafka has reserved."""
+    """Yield the entries of an index file. Leave out the zeros at its end, which are space that Kafka has reserved."""
     used = -(-len(raw.rstrip(b"\0")) // entry.size) * entry.size
     return entry.iter_unpack(raw[:used].ljust(used, b"\0"))
 

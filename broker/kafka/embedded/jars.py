@@ -53,7 +53,8 @@ class Pin:
         return f"{artifact}-{version}.jar"
 
 
-# A function that downloads a jar into an empty directory, reports received bytes, and returns the jar's path.
+# A function that downloads a jar into an empty directory, and returns the jar's path.
+# While it downloads, it calls its third argument with each number of newly received bytes.
 Fetch = Callable[[Pin, Path, Callable[[int], None]], Path]
 
 
@@ -84,7 +85,9 @@ def kafka_jars(*, progress: bool = True, cancelled: threading.Event | None = Non
 
 
 async def awaited_jars(*, progress: bool) -> tuple[Path, ...]:
-    """Call kafka_jars() in a thread. If this task is cancelled, the thread ends soon after."""
+    """Call kafka_jars() in a thread, so that the event loop can go on. If the calling task is cancelled, the thread
+    ends soon after.
+    """
     cancelled = threading.Event()
     try:
         return await asyncio.to_thread(kafka_jars, progress=progress, cancelled=cancelled)
@@ -191,7 +194,7 @@ def _bring(pin: Pin, directory: Path, fetch: Fetch, advance: Callable[[int], Non
     final place only if it is complete and correct.
     """
     for number in range(1, _TRIES + 1):
-        # Each try of a download gets an empty directory, because jgo accepts a half-written file of an earlier try.
+        # Each try of a download gets an empty directory: jgo would accept a file that an earlier try left incomplete.
         with tempfile.TemporaryDirectory(prefix=_STAGING, dir=directory) as staging:
             try:
                 fetched = fetch(pin, Path(staging), advance)
@@ -229,7 +232,9 @@ def _fetch(pin: Pin, staging: Path, advance: Callable[[int], None]) -> Path:
 
 @contextmanager
 def _progress_bar(total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar for `total` bytes. Yield a function with which any thread adds downloaded bytes."""
+    """Show a progress bar for a download of `total` bytes. Yield a function that adds received bytes to the bar; any
+    thread may call this function.
+    """
     if not shown:
         yield lambda _size: None
         return
@@ -245,7 +250,7 @@ def _progress_bar(total: int, *, shown: bool) -> Iterator[Callable[[int], None]]
         def advance(size: int) -> None:
             nonlocal done
             with lock:
-                # If a download is tried again, its bytes are counted twice, so stop at the total.
+                # A second try of a download adds the same bytes again. So never show more than the total.
                 done = min(done + size, total)
                 bar.update(task, completed=done)
 

@@ -21,17 +21,17 @@ _TETHER: Final = Path(__file__).with_name("parent_watch.py")
 ENVIRONMENT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
 
 JAVA_OPTIONS: Final = (
-    # Kafka's own start script also sets the following three options. They ask for short garbage collections.
+    # Use the garbage collector with short pauses, set by the same three options as in Kafka's own start script.
     "-XX:+UseG1GC",
     "-XX:MaxGCPauseMillis=20",
     "-XX:InitiatingHeapOccupancyPercent=35",
-    # Do not use Java's optimizing compiler, which would take more processor time than it saves.
+    # Switch off Java's optimizing compiler: it would take more processor time than its faster code saves.
     "-XX:TieredStopAtLevel=1",
     # End Kafka when its memory is full: the supervisor restarts an ended Kafka sooner than a hanging one.
     "-XX:+ExitOnOutOfMemoryError",
     "-XX:-UsePerfData",  # no file in the temporary directory
     "-Djava.awt.headless=true",
-    # For each thread, Java keeps only buffers of at most this many bytes for reuse, and frees larger ones after use.
+    # Java keeps each thread's I/O buffers for reuse. With this option, it frees buffers of over 256 KiB after use.
     "-Djdk.nio.maxCachedBufferSize=262144",
     # Without this option, Java 25 prints a warning: Kafka calls sun.misc.Unsafe to unmap files.
     "--sun-misc-unsafe-memory-access=allow",
@@ -71,9 +71,9 @@ def java(directory: Path, *, jars: Sequence[Path], options: Sequence[str]) -> tu
 async def spawn(command: Sequence[str], *, directory: Path, idle: bool = False) -> asyncio.subprocess.Process:
     """Start a command in a directory and write its output to kafka.out.
 
-    On Linux, the process is killed when the thread that started it ends. With `idle`, the process runs at the lowest
-    priority. The process gets only the environment variables in ENVIRONMENT: no secrets, and no JAVA_TOOL_OPTIONS,
-    which are meant for other programs.
+    On Linux, the process is killed when the thread that started it ends. If `idle` is true, the process runs at the
+    lowest priority. The process gets only the environment variables that ENVIRONMENT names. So it gets no secrets, and
+    no JAVA_TOOL_OPTIONS, which are meant for other programs.
     """
     with (directory / "kafka.out").open("wb") as out:
         return await asyncio.create_subprocess_exec(
@@ -84,8 +84,8 @@ async def spawn(command: Sequence[str], *, directory: Path, idle: bool = False) 
             stderr=out,
             cwd=directory,
             env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
-            # In a session of its own, Kafka gets no Ctrl-C from the terminal. The parent process stops Kafka last.
-            # With idle priority, use the parent's session: Linux's autogroup compares priorities only within a session.
+            # Start Kafka in a new session, so that Ctrl-C does not end it: the parent process must stop Kafka last.
+            # Start a process of lowest priority in the parent's session: Linux compares priorities only in a session.
             start_new_session=not idle,
         )
 

@@ -37,7 +37,8 @@ _COMPACTED: Final = "outstanding"
 _HEAP_MIB: Final = 512
 _START_TRIES: Final = 3
 _LOOK_S: Final = 5.0
-# After 12 failed checks in a row, Kafka is killed. A time limit would also kill a healthy Kafka after a suspension.
+# Kill Kafka after 12 failed checks in a row.
+# Checks are counted, because a time limit would also kill a healthy Kafka after the machine was suspended.
 _MISSED_MAX: Final = 12
 _ORPHAN_GONE_WITHIN_S: Final = 10.0
 
@@ -45,11 +46,12 @@ _ORPHAN_GONE_WITHIN_S: Final = 10.0
 class EmbeddedKafka:
     """An Apache Kafka that runs as a child process on 127.0.0.1, with its files below `data_dir`.
 
-    Without `port`, it takes a free port and keeps it. On Linux, Kafka ends with the thread that called start(). Clients
-    connect with `access`. When the first member joins a consumer group, Kafka waits `join_delay_ms` for others.
+    If no `port` is given, the first start chooses a free port, and restarts use the same port. On Linux, Kafka is
+    killed when the thread that called start() ends. `access` has the address and password for clients. When the first
+    member joins a consumer group, Kafka waits `join_delay_ms` for more members.
 
-    The first start creates the password in data_dir/password. restart() does not change the password, so that running
-    clients can continue.
+    The first start writes a new password to the file data_dir/password. restart() does not change the password, so that
+    running clients can continue.
     """
 
     def __init__(
@@ -130,8 +132,8 @@ class EmbeddedKafka:
         """Wait until the current Kafka process has ended. Return its exit code, or the negative number of the signal
         that killed it.
 
-        The Kafka process is killed when it fails `missed_max` checks in a row, which are at least `look_s` seconds
-        apart.
+        Meanwhile, check whether Kafka answers, with at least `look_s` seconds between two checks. After `missed_max`
+        failed checks in a row, kill the Kafka process.
         """
         kafka = self.running_process
         died = asyncio.ensure_future(kafka.running.wait())
@@ -152,7 +154,7 @@ class EmbeddedKafka:
         run.
         """
         await self.running_process.stop()
-        # A restart of Kafka keeps the password. So write the password file again if it was deleted or changed.
+        # restart() keeps the password. If the password file was deleted or changed, write the file again.
         if read_secret(password_file(self.data_dir)) != self._password:
             write_secret(password_file(self.data_dir), self._password)
         jars = await awaited_jars(progress=self._progress)
@@ -173,8 +175,8 @@ class EmbeddedKafka:
             self._lock.release()
 
     def kill(self) -> None:
-        """Kill Kafka with SIGKILL, as a crash would; wait() returns when it has ended. Do nothing if it does
-        not run.
+        """Kill Kafka with SIGKILL, as a crash would. When Kafka has ended, wait() returns. Do nothing if Kafka does not
+        run.
         """
         if self._kafka is not None and self._kafka.running.returncode is None:
             self._kafka.running.kill()
@@ -190,12 +192,13 @@ class EmbeddedKafka:
         return self.data_dir / "kafka.pid"
 
     async def _start(self, jars: Sequence[Path], saved: Path | None) -> None:
-        """Start Kafka, in at most three tries. Try again if another program has taken one of Kafka's ports or killed
-        Kafka. If Java's class archive may be the reason for a failure, try again without it.
+        """Start Kafka. If the start fails, try again up to two times, but only in two cases. In the first case, another
+        program has taken one of Kafka's ports or has killed Kafka. In the second case, Java's class archive may be the
+        reason, so the next try does not use it.
 
-        Raises ConfigurationError if Kafka's files do not allow a safe start, or if the last try fails. Raises
-        ConfigurationError without another try if Kafka must use a given port or the port of an earlier start, and this
-        port is taken.
+        Raises ConfigurationError if the last try fails, or if a start could delete records because Kafka's files are
+        damaged. Also raises ConfigurationError if another program uses the port that was given or that Kafka used
+        before.
         """
         started = time.monotonic()
         await asyncio.to_thread(_refuse_to_cut, self.data_dir / "kafka")
@@ -239,12 +242,11 @@ class EmbeddedKafka:
             return
 
     async def _fill(self, lost: Sequence[LostEnd]) -> None:
-        """Append empty records at the end of each partition whose files have lost acknowledged records, one for each
-        lost offset.
+        """Append one empty record for each acknowledged record that a partition's files have lost at their end.
 
-        Otherwise Kafka would give these offsets to new messages, and listeners whose committed offsets are beyond them
-        would miss the messages. In the topic `outstanding`, the empty records tell the partition's next owner that
-        deliveries are missing.
+        Otherwise Kafka would give the lost offsets to new messages. A listener whose committed offset is beyond these
+        offsets would then miss the new messages. In the topic `outstanding`, the empty records tell the next worker of
+        the partition that deliveries are missing.
         """
         settings = self.access.settings()
         requests = KafkaRequests(settings)
@@ -253,7 +255,7 @@ class EmbeddedKafka:
             for one in lost:
                 end = (await requests.offsets(one.topic, {one.partition: LATEST}))[one.partition]
                 if end > one.last:
-                    # If Kafka has records up to the last offset after all, this partition has lost nothing.
+                    # If Kafka still has all offsets that seemed to be lost, this partition has lost nothing.
                     continue
                 last = one.last
                 _log.error("kafka.end_lost topic=%s partition=%d first=%d last=%d", one.topic, one.partition, end, last)
@@ -265,8 +267,8 @@ class EmbeddedKafka:
 
 
 def _refuse_to_cut(log_dir: Path) -> None:
-    """Raise ConfigurationError if Kafka would truncate a partition because of a damaged batch or a damaged
-    index entry.
+    """Raise ConfigurationError if a start of Kafka could delete or overwrite records, because a batch or an index entry
+    is damaged.
     """
     for name, batch in segments.cut_off(log_dir):
         raise ConfigurationError(
@@ -284,8 +286,8 @@ def _refuse_to_cut(log_dir: Path) -> None:
 
 
 def _without_export(partition: str, batch: DamagedBatch) -> str:
-    """Return what to do about a damaged batch without an export. Only records of `control` can be given up by
-    themselves.
+    """Return the advice for a damaged batch if there is no export to restore it from. In the topic `control`, only the
+    batch's records are given up. In other topics, all later records of the partition are given up, too.
     """
     if partition.endswith(f"{CONTROL}-0"):
         return f"give up only these records: everput mend --give-up {CONTROL}/0:{batch.first}-{batch.last}"
@@ -296,8 +298,9 @@ def _without_export(partition: str, batch: DamagedBatch) -> str:
 
 
 def _end_orphan(pid_file: Path, mark: str) -> None:
-    """Kill a Kafka process that an earlier server left running in this directory. The command line of this process
-    contains `mark`. Raises ConfigurationError if the process does not end within 10 s, or if another user runs it.
+    """Kill the Kafka process that an earlier server left running in this directory. `pid_file` has its process id. To
+    be sure that it is this Kafka, its command line must contain `mark`. Raises ConfigurationError if the process does
+    not end within 10 s, or if another user runs it.
     """
     try:
         pid = int(pid_file.read_text(encoding="ascii"))

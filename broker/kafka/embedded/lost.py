@@ -26,9 +26,7 @@ _EPOCH_AT: Final = slice(12, 16)
 
 
 class Lost(NamedTuple):
-    """A range of offsets that are missing in all files of a partition. The range includes its first and its last
-    offset.
-    """
+    """The offsets from `first` up to and including `last`, which no file of a partition has."""
 
     folder: Path
     first: int
@@ -41,11 +39,11 @@ class Lost(NamedTuple):
 
 
 def lost(folder: Path, noted: int, *, begin: int | None = None) -> Iterator[Lost]:
-    """Yield the ranges of offsets that a partition's files have lost. Don't call this for a compacted topic, in which
-    offsets are missing normally.
+    """Yield the ranges of offsets that no file of a partition has. Do not call this function for a compacted topic, in
+    which missing offsets are normal.
 
-    `noted` is the high watermark that the broker saved: Kafka has acknowledged all records below it. `begin` is the
-    partition's first offset; None if Kafka may have deleted old records.
+    `noted` is the high watermark that the broker saved: Kafka has acknowledged all records before this offset. `begin`
+    is the partition's first offset. Pass None if Kafka may have deleted old records.
     """
     at = begin
     for path in sorted(folder.glob("*.log")):
@@ -73,7 +71,7 @@ def refuse_lost_control(log_dir: Path) -> None:
 
 
 def batches_of(records: Sequence[Record], first: int) -> bytes:
-    """Return record batches with these records. The first batch begins at the offset `first`."""
+    """Encode these records as Kafka record batches. The first batch gets the base offset `first`."""
     whole = bytearray()
     at = 0
     while at < len(records):
@@ -99,7 +97,7 @@ def put_in(folder: Path, first: int, batches: bytes) -> None:
     Kafka rebuilds the indexes at its next start.
     """
     before = [path for path in sorted(folder.glob("*.log")) if int(path.stem) <= first]
-    # Cut off what follows the last whole batch of the segment file: half a batch, or space that Kafka has reserved.
+    # Remove the rest after the previous segment's last whole batch: half a batch, or space that Kafka has reserved.
     if before:
         os.truncate(before[-1], segments.end_of(before[-1])[1])
         _forget_indexes(before[-1])

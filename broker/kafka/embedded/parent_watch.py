@@ -22,7 +22,7 @@ def main() -> None:
         import ctypes
 
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        # If the parent process ended before prctl() was called, the kernel sends this process no signal. So exit here.
+        # If the parent has ended before the call of prctl(), no signal will ever end this process. So exit here.
         if os.getppid() != int(parent):
             sys.exit(1)
     os.execv(command[0], command)  # noqa: S606 - the command is ours, and no shell is wanted

@@ -41,7 +41,7 @@ from broker.settings import KafkaSettings
 
 _log = logging.getLogger(__name__)
 
-# After a crash, Kafka first reads all records since its last flush. For some gigabytes, this takes a minute.
+# A start after a crash can take a minute: Kafka first reads all records since its last flush, maybe gigabytes.
 READY_WITHIN_S: Final = 120.0
 _FORMAT_WITHIN_S: Final = 60.0
 # If Kafka does not stop in this time, it is killed. Acknowledged records are safe; only the next start is slower.
@@ -49,7 +49,7 @@ STOP_WITHIN_S: Final = 8.0
 _POLL_S: Final = 0.02
 _ANSWER_WITHIN_S: Final = 5.0
 
-# The Kafka broker's connections to itself use SASL PLAIN, with a password that is new at each start.
+# The Kafka broker also connects to itself. For this, it uses SASL PLAIN with a new password for each start.
 _ITSELF: Final = "kafka"
 _PLAIN: Final = (
     f'org.apache.kafka.common.security.plain.PlainLoginModule required username="{_ITSELF}" '
@@ -211,8 +211,10 @@ class KafkaProcess:
             await asyncio.sleep(_POLL_S)
 
     async def _tell_password(self) -> bool:
-        """Store the password in Kafka, which does not know it yet. Return whether that worked."""
-        # If another user's program listens on Kafka's port, do not log in there. Kafka can't start there, and will end.
+        """Store the password of the user `everput` in Kafka, because Kafka has just refused it. Return whether Kafka
+        has stored the password.
+        """
+        # If another user's program listens on Kafka's port, send it no password. Kafka can't start then, and will end.
         if not listens_as_us(self.port):
             return False
         itself = _options(self.port, "PLAIN", _ITSELF, self._once)
@@ -241,7 +243,8 @@ class KafkaProcess:
             code = await finished(process, within_s=_FORMAT_WITHIN_S)
         except TimeoutError:
             raise self._failure(
-                f"the embedded Kafka did not format its directory within {_FORMAT_WITHIN_S:.0f} s"
+                f"the embedded Kafka did not format its directory within {_FORMAT_WITHIN_S:.0f} s: the disk may be "
+                "slow or full"
             ) from None
         if code != 0:
             raise self._failure(f"the embedded Kafka could not format its directory (exit code {code})")
@@ -274,8 +277,8 @@ class KafkaProcess:
 
 
 def _last_words(path: Path) -> str:
-    """Return the last line that mentions an error from the final 64 KiB of a log file, at most 500 characters of it.
-    Return an empty text if there is none.
+    """Return the last line of a log file that mentions an error, cut to 500 characters. Search only the last 64 KiB of
+    the file. Return an empty text if no line mentions an error.
     """
     try:
         text = path.read_bytes()[-65536:].decode(errors="replace")
@@ -316,8 +319,8 @@ class Answer(Enum):
 
 
 async def answers(port: int, password: str | None = None) -> bool:
-    """Return whether a broker answers on a port of 127.0.0.1. If a password is given, return True only if the broker is
-    the embedded Kafka with this password.
+    """Return whether a Kafka broker answers on a port of 127.0.0.1. If `password` is given, return True only for the
+    embedded Kafka that has this password.
     """
     return await _answer(port, password) is Answer.YES
 

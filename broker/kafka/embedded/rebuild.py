@@ -28,8 +28,9 @@ _CODEC_BITS: Final = 0b111
 
 
 def rebuilt(batch: DamagedBatch, records: Sequence[Record]) -> bytes | None:
-    """Rebuild a damaged record batch from records of an export. The result must be proven to be the original batch: by
-    the batch's checksum, or by the bytes in the file. Otherwise return None.
+    """Rebuild a damaged record batch from the records of an export. Return None if nothing proves that the result is
+    the original batch. The proof is the batch's checksum. If the checksum itself is damaged, the proof is that the file
+    has all the bytes that it covers.
 
     `records` must include all records of the batch, in order.
     """
@@ -56,8 +57,8 @@ def why_not(batch: DamagedBatch, records: Sequence[Record]) -> str:
 
 
 def _proven(batch: DamagedBatch, records: Sequence[Record], last: int) -> bytes | None:
-    """Build a record batch from these records. Return it if its checksum or the bytes in the file prove that it is the
-    original batch, and otherwise None.
+    """Build a record batch from these records. Return None if nothing proves that the result is the original batch. The
+    proof is that the result has the checksum in the damaged header, or that the file has the same bytes.
     """
     fields = HEADER.unpack(batch.header)
     crc, producer = fields[4], fields[9:12]
@@ -81,9 +82,10 @@ def _proven(batch: DamagedBatch, records: Sequence[Record], last: int) -> bytes 
 
 
 def _with_flipped_bit(whole: bytearray, crc: int) -> bool:
-    """Find the single bit in the producer's fields of a record batch that, when flipped, gives the batch this checksum.
+    """Search the producer's fields of a record batch for one damaged bit. If this bit is flipped back, the batch has
+    the checksum `crc`.
 
-    Leave the bit flipped and return True, or return False if there is none.
+    Leave this bit flipped in `whole`, and return True. Return False if there is no such bit.
     """
     for at in _PRODUCER_AT:
         for bit in range(8):

@@ -27,9 +27,10 @@ BATCH_BYTES_MAX: Final = 16 << 20
 # A record batch begins with its base offset and its length field. The length does not include these 12 bytes.
 PREFIX_BYTES: Final = 12
 # Kafka's header of a record batch begins with base offset, length, leader epoch, magic, CRC and attributes.
-# A batch's header ends with offset delta, first and highest record time, producer id, epoch, sequence, record count.
+# The header of a record batch ends with last offset delta, first and highest time, producer fields, record count.
 HEADER: Final = struct.Struct(">qiibIhiqqqhii")
-# An entry of an offset index: an offset minus the segment's first offset, and its batch's position in the `.log` file.
+# An entry of an offset index says at which byte of the `.log` file the record batch with an offset begins.
+# An entry of an offset index has an offset minus the segment's first offset, and the position of its batch.
 _ENTRY: Final = struct.Struct(">ii")
 _CLEAN: Final = ".kafka_cleanshutdown"
 _ACKNOWLEDGED: Final = "replication-offset-checkpoint"
@@ -39,8 +40,9 @@ _SYNCED: Final = "recovery-point-offset-checkpoint"
 class DamagedBatch(NamedTuple):
     """A damaged record batch in a segment file of Kafka.
 
-    It begins at byte `at`, and should have the offsets from `first` to `last`. The next batch begins at the offset
-    `until`, if that is known. `header` holds the header's bytes as they are in the file, with the damage.
+    It begins at the byte `at` of the file, and should have the offsets from `first` to `last`. `until` is the first
+    offset of the next batch; None if unknown. `header` has the bytes of the batch's header as they are in the file,
+    including any damage.
     """
 
     path: Path
@@ -51,7 +53,7 @@ class DamagedBatch(NamedTuple):
     header: bytes
 
 
-# The position, header, and bytes of a record batch. The bytes are None if the header can't be right.
+# A record batch in a file: its position, its header, and all its bytes. The bytes are None if the header is invalid.
 _Row = tuple[int, bytes, bytes | None]
 
 
@@ -95,8 +97,8 @@ def damaged(folder: Path, *, since: int = 0) -> Iterator[DamagedBatch]:
     """Yield the damaged record batches of a partition. A batch counts as damaged if its checksum or its length field is
     wrong, or if its offsets contradict the order of the batches.
 
-    Files that end before the offset `since` are skipped. If a batch has a wrong length field, the rest of its file is
-    skipped.
+    Segment files that end before the offset `since` are skipped. After a batch with a wrong length field, the rest of
+    its file can't be read, and is skipped.
     """
     for path in _files(folder, since):
         expected = int(path.stem)
@@ -131,12 +133,12 @@ def _begin(row: _Row | None, *, after: int) -> int | None:
 
 
 def cut_off(log_dir: Path) -> Iterator[tuple[str, DamagedBatch]]:
-    """Yield the partitions that a Kafka broker would cut off if it started now: each partition's name, and the damaged
-    record batch at which the broker would cut. Yield nothing after a clean stop.
+    """Yield the partitions of which a Kafka broker would delete records if it started now. With each partition's name,
+    yield the damaged record batch from which on the broker would delete. Yield nothing after a clean stop.
 
-    After a crash, the broker reads the batches that may not have been synced to disk, and treats the first damaged one
-    as the end of the partition. Kafka's own topics are not checked. A damaged batch without batches after it is left
-    out, because the crash may have interrupted its write.
+    When a broker starts after a crash, it checks the batches that may not have been synced to disk. It deletes the
+    first damaged batch and all batches after it. A damaged batch at the end of a partition is not yielded, because the
+    crash may have interrupted its write. Kafka's own topics are not checked.
     """
     if not log_dir.is_dir() or (log_dir / _CLEAN).exists():
         return
@@ -149,9 +151,9 @@ def cut_off(log_dir: Path) -> Iterator[tuple[str, DamagedBatch]]:
 
 
 def lying_indexes(log_dir: Path) -> Iterator[Path]:
-    """Yield the offset indexes whose last entry points to no batch. After a clean stop, Kafka takes the end of a
-    partition from this entry, so a wrong entry would give a wrong end. After a crash, yield nothing, because Kafka
-    rebuilds its indexes.
+    """Yield the offset indexes whose last entry does not point to a record batch. When Kafka starts after a clean stop,
+    it finds the end of a partition by this entry. So a wrong entry gives a wrong end. After a crash, Kafka rebuilds its
+    indexes, so yield nothing.
     """
     if not (log_dir / _CLEAN).exists():  # After a crash, Kafka rebuilds its offset indexes itself.
         return
@@ -176,8 +178,8 @@ def lost_ends(log_dir: Path) -> Iterator[LostEnd]:
     """Yield the partitions whose files have lost their last records: the files end before the high watermark that the
     broker saved. Kafka's own topics are not checked.
 
-    If Kafka syncs each batch to disk, a crash can't cause this loss. Kafka does not notice the loss, and would give the
-    same offsets to new records.
+    Kafka does not notice the loss, and would give the lost offsets to new records. A crash can't cause this loss if
+    Kafka syncs each batch to disk.
     """
     for (topic, partition), noted in acknowledged(log_dir).items():
         folder = log_dir / f"{topic}-{partition}"
@@ -197,9 +199,9 @@ def acknowledged(log_dir: Path) -> dict[tuple[str, int], int]:
 
 
 def end_of(path: Path) -> tuple[int, int]:
-    """Return the end offset of a segment file, and the position of that end in bytes.
+    """Return the offset after the last whole batch of a segment file, and the position in bytes where this batch ends.
 
-    The search begins at the last batch in the offset index.
+    To read little, begin at the batch that the last entry of the offset index points to.
     """
     end, at = int(path.stem), 0
     with contextlib.suppress(OSError):
@@ -222,15 +224,16 @@ def end_of(path: Path) -> tuple[int, int]:
 
 
 def _names_a_batch(index: Path, offset: int, at: int) -> bool:
-    """Return whether an index entry is right: whether the segment file's batch at the byte `at` contains the entry's
-    `offset`. This offset is relative to the segment's first offset. If there is no segment file, return True.
+    """Return whether an entry of an offset index is right. It is right if the batch at the byte `at` of the segment
+    file contains the entry's offset. `offset` is this offset minus the segment's first offset. Return True also if
+    there is no segment file.
     """
     try:
         with index.with_suffix(".log").open("rb") as file:
             file.seek(at)
             header = file.read(HEADER.size)
     except OSError:
-        return True  # Kafka deletes an index file without a segment file, so no check is needed.
+        return True  # Kafka itself deletes an index without a segment, so do not call the index wrong.
     if len(header) < HEADER.size:
         return False
     first, _, _, magic, _, _, last, *_ = HEADER.unpack(header)
@@ -249,8 +252,9 @@ def _checkpoint(path: Path) -> list[tuple[str, int, int]]:
 
 
 def _goes_on(folder: Path, batch: DamagedBatch) -> bool:
-    """Return whether an intact batch follows a damaged one in its file, or a later file has a batch. Otherwise, the
-    damaged batch may be the partition's last batch, and a crash may have interrupted its write.
+    """Return whether the partition goes on after a damaged batch: an intact batch follows in the same file, or a later
+    file has a batch. If not, the damaged batch may be the partition's last one, and a crash may have interrupted its
+    write.
     """
     if any(next(_batches(path), None) is not None for path in _files(folder, 0) if path.name > batch.path.name):
         return True
@@ -259,14 +263,14 @@ def _goes_on(folder: Path, batch: DamagedBatch) -> bool:
 
 
 def _files(folder: Path, since: int) -> list[Path]:
-    """Return the segment files in order, from the file with the offset `since` on."""
+    """Return the partition's segment files in order. The first one is the file that has the offset `since`."""
     paths = sorted(folder.glob("*.log"))
     return paths[max(0, bisect_right([int(path.stem) for path in paths], since) - 1) :]
 
 
 def _batches(path: Path) -> Iterator[_Row]:
-    """Yield the position, header and bytes of each record batch. Where a length field can't be right, the bytes are
-    None and the iteration ends.
+    """Yield the position, header and bytes of each record batch of a segment file. If a header is invalid, yield None
+    instead of the bytes, and stop there.
     """
     if path.stat().st_size == 0:
         return
