@@ -24,8 +24,9 @@ LOOK_S: Final = 1.0
 
 
 class Marks(NamedTuple):
-    """The two limits of free disk space, in bytes. Below `growth`, the API stores only urgent events. Below `reserve`,
-    a lower limit, the API stores nothing. Workers are not limited.
+    """Two limits of free disk space, in bytes. If less than `growth` bytes are free, the API stores only urgent events.
+    If less than `reserve` bytes are free, the API stores no events. `reserve` is lower than `growth`. Workers may
+    always store events.
     """
 
     growth: int
@@ -33,7 +34,9 @@ class Marks(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """The reason why events are refused at the moment. If `urgent` is true, even urgent events are refused."""
+    """The reason why events are refused at the moment. If `urgent` is true, all events are refused. Otherwise, urgent
+    events are still stored.
+    """
 
     reason: str
     urgent: bool
@@ -63,7 +66,7 @@ async def watch(
     Whenever the space crosses one of the two limits, call refuse() with the new refusal, or with None if nothing is
     refused any more.
     """
-    before: bool | None = None  # True: urgent events are refused, too; False: only the others; None: nothing is refused
+    before: bool | None = None  # True: all events are refused; False: all but urgent events; None: no events
     while True:
         free = free_bytes(folder)
         now = free < marks.reserve if free < marks.growth else None

@@ -40,11 +40,12 @@ class LogReader(Protocol):
         bytes_max: int = 1 << 20,
         worth: Callable[[bytes], bool] | None = None,
     ) -> FetchResult:
-        """Fetch Kafka records from an offset on, at least one if the partition has more. Raises OffsetTooOld if Kafka
-        has deleted the offset, or if the partition ends before it. Raises LogDamaged if no copy of the records is
-        intact, and LogUnavailable if Kafka does not answer.
+        """Fetch records of a partition, beginning at `offset`. Return at least one record if the partition has any
+        there. Raises OffsetTooOld if Kafka has deleted the record at `offset`, or if the partition ends before
+        `offset`. Raises LogDamaged if no copy of the records is intact, and LogUnavailable if Kafka does not answer.
 
-        `worth` is a function that tests the fetched bytes. If `worth` returns False, the records may be left out.
+        `worth` is called with the fetched bytes. If it returns False, no record in the bytes is wanted, and the records
+        may be left out.
         """
 
     def walk(
@@ -70,15 +71,15 @@ class Appender(Protocol):
     def name(self) -> str: ...
 
     async def append(self, outcomes: MutableMapping[int, list[KeyAndValue]]) -> None:
-        """Write the (key, value) records in `outcomes`, which maps a partition to its records. Remove each partition
-        from `outcomes` when all its records are written. A value of None is a tombstone.
+        """Write the records in `outcomes`, which maps each partition to a list of (key, value) pairs. When all records
+        of a partition are written, remove the partition from `outcomes`. A value of None is a tombstone.
 
-        After LogUnavailable, it is unknown whether the records that are left in `outcomes` were written.
+        If LogUnavailable is raised, the records that are left in `outcomes` may or may not have been written.
         """
 
     async def append_one(self, partition: int, key: bytes, value: bytes) -> int:
-        """Append one Kafka record and return its offset, or -1 if the offset is unknown. After LogUnavailable, it is
-        unknown whether the record was written.
+        """Append one Kafka record and return its offset, or -1 if the offset is unknown. If LogUnavailable is raised,
+        the record may or may not have been written.
         """
 
 
@@ -113,15 +114,16 @@ class Changes(Protocol):
         """
 
     def since(self, partition: int, at_ms: int, begin: int, end: int) -> AsyncIterator[tuple[int, int, MessageChange]]:
-        """Yield the changes recorded since a time, as (offset, recorded at in ms, event), from offset `begin` to before
-        `end`. Changes from before this time can be among them. Unreadable changes are left out. Raises LogUnavailable
-        if Kafka does not answer.
+        """Yield the updates and deletions of messages that were recorded at the time `at_ms` or later, each as (offset,
+        time of its record in ms, event). Read only from offset `begin` to before `end` of the topic `changes`. Some
+        earlier changes may be yielded, too. Unreadable changes are left out. Raises LogUnavailable if Kafka does not
+        answer.
         """
 
     async def at(self, partition: int, offset: int) -> MessageChange | None:
         """Return the update or deletion of a message that the topic `changes` has at this offset. Return None if the
-        record is not such an event, or was given up as lost. Raises LogDamaged if the record is unreadable or was
-        deleted, and LogUnavailable if Kafka does not answer or does not have the record yet.
+        record is another event, or was given up as lost. Raises LogDamaged if the record is unreadable or was deleted,
+        and LogUnavailable if Kafka does not answer or does not have the record yet.
         """
 
 
@@ -172,15 +174,15 @@ class Membership(Protocol):
         """Return new Kafka records by partition, after a short wait at most. Raises LogUnavailable if this member has
         had only errors from the consumer group for many seconds. The worker must then be started again.
 
-        Raises LogDamaged if the next records can't be read. To continue after them, call `begin()`.
+        Raises LogDamaged if the next records can't be read. To skip these records, call `begin()` with a later offset.
         """
 
     async def confirm(self, offsets: Mapping[int, int], notes: Mapping[int, str] = ...) -> None:
-        """Ask Kafka whether this member still owns its partitions. Raises NoMember if the member has lost them, or
-        LogUnavailable if Kafka does not answer or `offsets` is empty.
+        """Ask Kafka whether this member still owns its partitions, by committing `offsets`. Raises NoMember if the
+        member has lost its partitions. Raises LogUnavailable if Kafka does not answer, or if `offsets` is empty.
 
-        `offsets` are committed for operators who inspect the consumer group's lag. `notes` are texts for the next owner
-        of each partition.
+        `offsets` has an offset for each partition, which also shows operators the consumer group's lag. `notes` has a
+        text for each partition, which the partition's next owner gets from notes().
         """
 
     async def notes(self, partitions: Iterable[int]) -> dict[int, str]:
@@ -190,7 +192,8 @@ class Membership(Protocol):
 
     async def share(self, partitions: Collection[int]) -> Share:
         """Return the fraction of all partitions that this worker owns, the number of workers that own partitions, and
-        this worker's place among them, from 0. Raises LogUnavailable if Kafka does not answer, or during a rebalance.
+        this worker's place among these workers (0 for the first). Raises LogUnavailable if Kafka does not answer, or
+        during a rebalance.
         """
 
 

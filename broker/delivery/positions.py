@@ -21,7 +21,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Positions:
-    """The listeners' committed offsets in the topic `messages`, read when a worker takes partitions over."""
+    """The listeners' committed offsets in the partitions that a worker takes over, and the offsets at which the
+    partitions begin and end.
+    """
 
     partitions: Collection[int]
     listeners: Sequence[Listener]
@@ -38,14 +40,15 @@ class Positions:
         return [(listener, listener.stands_at(self.of(listener.id), partition)) for listener in self.listeners]
 
     def lows(self) -> dict[int, int]:
-        """Return, for each partition, the lowest offset that at least one listener has not passed yet. If all listeners
-        have passed all messages, this is the end offset.
+        """Return, for each partition, the lowest offset whose message at least one listener has not finished yet. If
+        all listeners have finished all messages, return the partition's end offset.
         """
         return {one: min(self.ends[one], lowest(self.listeners, self.cursors, one)) for one in self.partitions}
 
     def tail(self, partition: int, *, backlog_max: int) -> int:
-        """Return the offset at which the reader of new messages must begin, so that it serves the listeners that are at
-        most `backlog_max` offsets behind. Catch-up readers serve replays, and listeners that are further behind.
+        """Return the offset at which the reader of new messages must begin to read this partition. It then serves all
+        listeners that are at most `backlog_max` offsets behind the end. Catch-up readers serve the listeners that are
+        further behind, and replays.
         """
         end = self.ends[partition]
         tops = (cursor.top for _, cursor in self.streams(partition))
@@ -55,11 +58,11 @@ class Positions:
         return tail
 
     def report_missing(self, before_ms: int) -> None:
-        """Log a warning if listeners that were created before this time have no committed offset on a partition with
-        messages for them. Such listeners get all messages from their start offsets on, even messages that they had
-        received before.
+        """Log a warning if a listener that was created before this time has no committed offset on a partition where it
+        may have messages. Such a listener gets all messages from its start offset on, even those that it received
+        before.
         """
-        # Kafka has lost an offset of these listeners, or none was stored yet, for example because no worker ran.
+        # Kafka has lost these committed offsets, or none were stored yet, for example because no worker ran.
         missing = [
             listener.id
             for listener in self.listeners
@@ -72,7 +75,7 @@ class Positions:
             )
 
     def _lacks(self, listener: Listener, partition: int) -> bool:
-        """Return whether the listener can have messages on a partition, but has no committed offset there."""
+        """Return whether the listener may have messages on a partition, but has no committed offset there."""
         return partition not in self.of(listener.id) and listener.start_offsets[partition] < self.ends[partition]
 
 
@@ -88,7 +91,7 @@ async def read_positions(kafka: Ports, listeners: Iterable[Listener], partitions
 
 
 def lowest(listeners: Iterable[Listener], cursors: Mapping[str, Mapping[int, Cursor]], partition: int) -> int:
-    """Return the lowest offset in a partition that at least one of these listeners has not passed yet. Without
-    listeners, return a number above all offsets.
+    """Return the lowest offset of a partition whose message at least one of these listeners has not finished yet. If
+    there are no listeners, return a number above all offsets.
     """
     return min((one.stands_at(cursors.get(one.id, {}), partition).offset for one in listeners), default=1 << 63)

@@ -50,19 +50,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """The parts of a worker that all of its dispatchers (one for each listener) use."""
+    """The parts of a worker that all its dispatchers share. Each dispatcher sends the messages of one listener."""
 
     network: Network
     dice: Callable[[], float]  # draws the jitter of retries
     tuning: Tuning
     ticks: Ticks
-    # `run` starts a background task. An error of this task ends the worker.
+    # `run` starts a background task. If this task fails, the worker ends.
     run: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 
 class Roster:
-    """The dispatchers of one worker. A dispatcher sends the messages of one listener. At a rebalance, the dispatchers
-    stay, but they get other partitions.
+    """The dispatchers of one worker. A dispatcher sends the messages of one listener. At a rebalance, the worker keeps
+    its dispatchers, but they get other partitions.
     """
 
     assignment: Assignment  # the worker's current one
@@ -77,7 +77,7 @@ class Roster:
         self.sending = False  # whether attempts may begin
         self.unusable: set[str] = set()  # listeners whose secret can't be decrypted
         self._replays: set[str] = set()  # ids of replays
-        # The ids of listeners to which delivery begins as soon as admit() has loaded their committed offsets.
+        # Ids of new listeners. admit() must load their committed offsets before delivery to them can begin.
         self._arrivals: dict[str, None] = {}
         self._arrived = asyncio.Event()
 
@@ -88,7 +88,7 @@ class Roster:
     # A Faust agent calls the following methods after the directory has applied an event of the topic `control`.
 
     def concerned(self, event: Event) -> Collection[str]:
-        """Return the ids of the listeners and replays whose delivery may change because of this event."""
+        """Return the ids of the listeners and replays whose delivery this event may change."""
         if isinstance(event, QueueDeleted):
             return [one.listener.id for one in self.dispatchers.values() if one.queue.id == event.queue_id]
         replay_id, listener_id = getattr(event, "replay_id", None), getattr(event, "listener_id", None)
@@ -114,7 +114,7 @@ class Roster:
         """
         before = self.dispatchers[listener.id].listener
         if before is listener:
-            return  # The dispatcher already has this version of the listener, for example since a rebalance.
+            return  # The dispatcher already has this version of the listener: nothing has changed.
         self.add(listener)
         if before.redrives.cancelled != listener.redrives.cancelled:
             self._means.run(self.assignment.outstanding.undo_cancelled(listener))
@@ -149,14 +149,14 @@ class Roster:
                 elif event.topic == "changes":
                     self._means.run(self._changes_mended(partition, first, last))
                 elif event.topic in ("outstanding", "deliveries"):
-                    # While this range was unreadable, deliveries with unreadable data stayed parked. So review them.
+                    # Deliveries stayed parked while this range was unreadable. Now examine them again.
                     self._means.run(review())
         elif isinstance(event, ListenerDeleted | QueueDeleted) or getattr(event, "replay_id", None) is not None:
             assignment.ended_listeners.look()
 
     async def _changes_mended(self, partition: int, first: int, last: int) -> None:
-        """Apply the changes of messages at these offsets, which can be read again or were given up as lost. Retry the
-        deliveries that were parked because the changes could not be read.
+        """Handle the updates and deletions of messages at these offsets of `changes`: they can be read again, or were
+        given up as lost. Then retry the deliveries that were parked because these updates could not be read.
         """
         assignment = self.assignment
         await assignment.changes.mended(partition, first, last)
@@ -171,7 +171,7 @@ class Roster:
             await self.admit()
 
     async def admit(self) -> None:
-        """Load the committed offsets of the listeners that `start()` was called for, and start delivery to them."""
+        """Load the committed offsets of the listeners for which `start()` was called, and start delivery to them."""
         self._arrived.clear()
         ids, self._arrivals = self._arrivals, {}
         arrived = [one for one in map(self._directory.listeners.get, ids) if one and one.id not in self.dispatchers]
@@ -199,15 +199,14 @@ class Roster:
     # Dispatchers
 
     def add(self, listener: Listener) -> None:
-        """Create the listener's dispatcher, or update the existing one. Delivery by a new dispatcher starts with
-        place(). If the listener's secrets can't be decrypted, the listener gets no dispatcher, and an existing one is
-        stopped.
+        """Create the listener's dispatcher, or update the existing one. A new dispatcher sends nothing until place() is
+        called. If the listener's secrets can't be decrypted, do not create a dispatcher, and stop an existing one.
         """
         dispatcher, assignment = self.dispatchers.get(listener.id), self.assignment
         self.unusable.discard(listener.id)
         try:
             opened = self._opened(listener, dispatcher)
-        # If a listener's secrets or headers can't be decrypted while the worker runs, only its own delivery stops.
+        # If a listener's secrets or headers can't be decrypted, stop only the delivery to this listener.
         except (BrokerError, ValueError):
             log.exception("listener.secret_unusable listener=%s", listener.id)
             self.unusable.add(listener.id)
@@ -255,7 +254,7 @@ class Roster:
             dispatcher.recent.pop(number, None)
             if cursor.counts:
                 dispatcher.recent[number] = health.read(cursor.counts).recent
-            # If the former owner committed that the listener is down, commit the listener's present state soon.
+            # If the former owner has committed the state `down`, commit the listener's present state soon.
             if cursor.state == "down":
                 self.assignment.checkpoints.changed(listener.id, (number,))
             reach = listener.reach(number, partition.tail)
@@ -272,7 +271,7 @@ class Roster:
                     dispatcher.behind[stream] = None
             partition.place(dispatcher)
         if dispatcher.behind:
-            # Request the messages that the listener still needs. The dispatcher's tick() makes further requests.
+            # Request the older messages that the listener needs next. Later, tick() of the dispatcher requests more.
             dispatcher.wake()
 
     def let_send(self, *, sending: bool) -> None:
@@ -301,4 +300,4 @@ class Roster:
         try:
             await self._control.append(event)
         except BrokerError:
-            dispatcher.said_gone = False  # If the pause fails, the next answer 410 makes the worker try again.
+            dispatcher.said_gone = False  # If the event was not stored, try again at the listener's next answer 410.

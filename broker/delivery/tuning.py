@@ -26,53 +26,53 @@ class Tuning:
     # Memory of one listener (dispatch/room.py)
     # The usual limit on the messages that a worker holds in memory for one listener. Large batches raise the limit.
     held_max: int = 512
-    # For a listener with batches, the limit on messages in memory is this many full batches, if above `held_max`.
+    # For a listener with batches: if this many full batches have more messages than `held_max`, they are the limit.
     batches_held: int = 4
-    # If a listener is new or was just down, a worker holds up to this many messages per attempt that may be in flight.
-    # In addition to the messages that `held_per_attempt` allows, a worker holds those that wait for a retry.
+    # A listener that is new or was just down may have this many messages in memory for each attempt allowed in flight.
+    # For a new listener, messages that wait for a retry are in memory in addition to those of `held_per_attempt`.
     held_per_attempt: int = 4
-    # The highest limit on the bytes of one listener's messages in memory before decoding. Decoding doubles the bytes.
+    # One listener's messages in memory have at most about this many bytes before decoding. Decoding doubles the bytes.
     held_bytes_max: int = 4 << 20
-    # The limit on the bytes of a listener's messages in memory is never below this, even if the worker has little left.
+    # Each listener may have at least this many bytes of messages in memory, even if the worker has little left.
     held_bytes_min: int = 64 << 10
-    # A worker divides this many bytes of memory among its listeners. Each listener gets at least `held_bytes_min`.
+    # A worker divides this many bytes among its listeners, for messages in memory. Each gets at least `held_bytes_min`.
     all_held_bytes_max: int = 128 << 20
-    # At most this many deliveries of a listener wait in memory for a retry. If a full batch is larger, it is the limit.
-    # Of the messages that a listener may have in memory, at most half may be messages that wait for a retry.
-    # If a listener has too many retries in memory, a further delivery that must be retried moves to `outstanding`.
+    # This many deliveries of a listener may wait in memory for a retry, or one full batch if a batch has more.
+    # Deliveries that wait for a retry may fill at most half of the listener's limit on messages in memory.
+    # If too many deliveries of a listener wait for a retry, the next delivery to be retried moves to `outstanding`.
     retries_max: int = 128
-    # If this many deliveries of a listener wait for ordering keys, the deliveries of slow keys move to `outstanding`.
-    # If a listener may have only 100 messages in memory, half of them (50) replaces `key_waiting_max` as the limit.
-    # `key_waiting_max` does not apply to a listener that is new (see `attempts_new_max`).
+    # If this many deliveries of a listener wait for earlier ones of their key, those of slow keys go to `outstanding`.
+    # If a listener may have only 100 messages in memory, `key_waiting_max` is lowered to half of that (50).
+    # `key_waiting_max` does not apply to a listener that is new (for the word "new", see `attempts_new_max`).
     key_waiting_max: int = 128
     key_slow_s: float = 0.1  # An ordering key counts as slow if one delivery has blocked it for this long.
 
     # When deliveries move to `outstanding` (dispatch/dispatcher.py)
     # A delivery moves to the topic `outstanding` if its next attempt is due at least this long after its first attempt.
     set_aside_after_ms: int = 60_000
-    # A message waits in memory if its `deliver_at` is at most this far away, and half of the listener's memory is free.
+    # A message waits in memory for its `deliver_at` at most this long, and only if half of the memory is free.
     near_ms: int = 10_000
     # If no thread is free for the DNS look-up, the delivery is attempted again after this time.
     put_off_ms: int = 1_000
     # Before Kafka deletes messages, their unfinished deliveries move to the topic `outstanding`.
-    # If a listener's memory is full, at most this many further messages are loaded to move them to `outstanding`.
+    # If a listener's memory is full, at most this many further messages may be loaded, and then move to `outstanding`.
     set_aside_together: int = 64
-    # If a listener's memory is full and this many bytes of messages are moving to `outstanding`, no more are loaded.
+    # If messages with this many bytes are moving to `outstanding`, no further messages are loaded into a full memory.
     set_aside_bytes_max: int = 1 << 20
 
     # The following settings limit a listener's attempts, or decide its priority (dispatch/limits.py).
-    attempts_max: int = 1024  # A worker divides this many attempts in flight among its listeners.
-    # A listener's share is at least this many attempts in flight, even if other listeners use up the worker's limit.
+    attempts_max: int = 1024  # A worker may have this many unanswered attempts, divided among its listeners.
+    # A listener may have at least this many attempts in flight, even if other listeners use up the worker's limit.
     attempts_min: int = 2
-    # A new listener may never answer, so it has at most this many attempts in flight.
-    # A listener is new until it answers this worker with a status below 500, and again after it was down.
+    # A new listener may have at most this many attempts in flight, because it may never answer.
+    # A listener is new until it answers this worker with a status below 500. After it was down, it is new again.
     attempts_new_max: int = 2
     slow_ms: int = 250  # A listener that is not failing is slow if its answers take this long or longer on average.
-    # A slower answer counts as this time in the average of answer times, so that one slow answer changes it less.
+    # In a listener's average answer time, an answer slower than this counts as this long, so one answer changes little.
     took_ms_max: int = 500
     # A listener counts as failing, with the lowest priority, if more than this fraction of its recent attempts fail.
     failing: float = 0.25
-    # The averages of a listener's answer times and failures are moving averages of about this many recent attempts.
+    # A listener's average answer time and failure rate are moving averages of about this many recent attempts.
     answers_weighed: int = 8
     # An answer 429 or 503 with Retry-After stops attempts to the listener for at most this long.
     push_back_s_max: int = 60
@@ -86,41 +86,42 @@ class Tuning:
     sockets_kept: int = 256
 
     # The following settings are mostly for ticks: a worker's regular work for its listeners (dispatch/ticks.py).
-    # About this often, a worker begins a tick (regular work for listeners), except while no listener needs ticks.
+    # A worker begins a tick (regular work for its listeners) about this often. If no listener needs ticks, they pause.
     tick_s: float = 0.05
-    # A tick (regular work for listeners) has this many parts, so that it does not block the event loop for long.
+    # The regular work of a tick is divided into this many parts, so that it does not block the event loop for long.
     tick_parts: int = 5
-    # In one of this many ticks (50 ms), a worker divides limits among listeners, and serves each slow or failing one.
+    # In one of this many ticks (of 50 ms each), a worker divides its limits among its listeners.
+    # A slow or failing listener takes part in only one of this many ticks (a worker's regular work for listeners).
     share_ticks: int = 5
     begun_at_once: int = 8
     # Whenever a tick (regular work) has run for this long, it yields to the event loop, so that answers are read.
     turn_s: float = 0.002
     # If the event loop is late by more than this, a worker reads arrived answers before it lets attempts time out.
     stood_still_s: float = 0.1
-    # If no listener needs ticks (regular work), ticks pause: idle connections are closed at this interval. 0: no pause.
+    # While no listener needs regular work, ticks pause, and idle connections are closed only this often. 0: no pause.
     rest_s: float = 5.0
-    # Once in this many ticks of 50 ms, a worker closes connections that have been idle for `connection_idle_s`.
+    # Once in this many ticks (of 50 ms each), a worker closes connections that were idle for `connection_idle_s`.
     tidy_ticks: int = 100
     # Per listener, a worker logs at most this many lines `attempt.failed` per minute, and as many `delivery.parked`.
     log_lines_per_min: int = 3
 
     # The following settings are for probes of listeners that are down (dispatch/liveness.py).
-    # In each tick (50 ms), a worker starts at most this many probes, and fewer on a busy machine.
+    # In each tick (50 ms), a worker starts at most this many probes. On a busy machine, it starts fewer.
     probes_max: int = 50
-    # On an idle machine with n listeners down (100 or more), each is usually probed within n / `probes_calm` ticks.
-    # For example, if 200 listeners are down, each is probed about once a second, or more often.
+    # If n listeners are down (100 or more), an idle machine usually probes each at least every n / `probes_calm` ticks.
+    # For example, if 200 listeners are down, each is usually probed once a second (every 20 ticks) or more often.
     probes_calm: int = 10
-    probes_min: int = 2  # In each tick (50 ms), a worker can start this many probes even on a busy machine.
-    # A tick (50 ms) that permits 20 low-priority attempts permits 10 probes: 20 divided by this number.
+    probes_min: int = 2  # Even on a busy machine, a worker may start this many probes in each tick (50 ms).
+    # If a tick permits 20 attempts to slow and failing listeners, it also permits 10 probes: 20 divided by this number.
     permits_per_probe: int = 2
     probe_timeout_s: float = 3.0
-    # This fraction of a probe interval is random, so that listeners that failed together are probed at different times.
+    # This fraction of a probe interval is random, so that listeners that failed together are not probed together.
     probe_jitter: float = 0.2
 
     # Reading (reading/)
     # A worker keeps at most this many recent messages of each partition in memory, for listeners that lag a little.
     ring_max: int = 4096
-    # The recent messages of a partition in memory have at most this many bytes before decoding. Decoding doubles them.
+    # The recent messages of one partition have at most this many bytes before decoding. Decoding doubles the bytes.
     ring_bytes_max: int = 2 << 20
     fetch_bytes_first: int = 64 << 10  # size of the first catch-up read
     fetch_bytes_min: int = 8 << 10
@@ -131,19 +132,19 @@ class Tuning:
     messages_at_once: int = 500  # decoded from one read
 
     # Outstanding (outstanding/)
-    # If a listener has no room for a due delivery of `outstanding`, the worker tries again after about this time.
+    # If a due delivery of `outstanding` finds no room in its listener's memory, the worker tries again after this time.
     serve_s: float = 0.05
     # While no delivery in `outstanding` is due, the worker waits until one becomes due, but no longer than this.
     serve_idle_s: float = 5.0
-    # A round of taking due deliveries from `outstanding` serves no further listener when it has this many deliveries.
+    # One round chooses due deliveries of `outstanding`, listener by listener, until it has this many or a few more.
     due_at_once: int = 16
-    due_each_at_once: int = 8  # One round takes at most this many due deliveries of a listener from `outstanding`.
-    # A round of taking due deliveries serves no further listener when it has examined this many (a few milliseconds).
+    due_each_at_once: int = 8  # A round that chooses due deliveries takes at most this many of one listener.
+    # A round that chooses due deliveries also ends when it has examined about this many, in a few milliseconds.
     looks_max: int = 256
-    looks_each_max: int = 32  # One round examines at most this many due deliveries of a listener in `outstanding`.
-    # A redrive of many deliveries makes them due in steps: in each step, at most this many deliveries of a listener.
+    looks_each_max: int = 32  # A round that chooses due deliveries examines at most this many of one listener.
+    # A redrive (a request to retry) makes deliveries due in steps. One step makes at most this many deliveries due.
     redriven_at_once: int = 16
-    # Per listener and ordering key, at most this many deliveries from `outstanding` are in memory at the same time.
+    # For each ordering key of a listener, at most this many deliveries from `outstanding` are in memory together.
     key_taken_max: int = 8
     # The worker reads or writes this many rows of its SQLite index in one step, which takes about a millisecond.
     rows_at_once: int = 32
@@ -157,28 +158,28 @@ class Tuning:
 
     # Checkpoints (checkpoint/)
     # A worker begins a checkpoint this long after its previous checkpoint has ended.
-    # After a crash, the deliveries since a listener's newest committed offset are made again.
+    # After a crash, all deliveries that a listener got since its newest committed offset are made again.
     checkpoint_s: float = 1.0
     # Usually, the offsets of a slow or failing listener are committed at most once in this time.
     low_priority_s: float = 3.0
-    # The offsets of a slow or failing listener are committed sooner if this many attempts' results wait to be written.
+    # If this many results of attempts wait to be written, a slow or failing listener's offsets are committed sooner.
     outcomes_waiting_max: int = 64
-    # A worker that finds that it was suspended for longer than this ends: other workers may own its partitions.
+    # If a worker was suspended for longer than this, it ends, because other workers may own its partitions now.
     suspended_s: float = SESSION_TIMEOUT_MS / 1000 - 1.0
     dirty_at_once: int = 64  # changed streams handled between yields
-    # Between two pauses, a checkpoint usually commits this many listeners' offsets. 16 would slow down Kafka.
+    # A checkpoint usually pauses after the offsets of this many listeners. With 16, it would slow down Kafka.
     commits_together: int = 4
-    commit_pauses_max: int = 48  # A checkpoint makes at most this many pauses, even if it commits many offsets.
+    commit_pauses_max: int = 48  # A checkpoint makes at most this many pauses, even if there are many listeners.
     commit_pause_s: float = 0.02
     idle_commit_pause_s: float = 0.005  # short, because checkpoints wait for it
-    # The offset of an idle listener is committed again after about this time, because Kafka deletes old commits.
+    # Kafka deletes old commits. So the offset of an idle listener is committed again after about this time.
     idle_checkpoint_s: float = 60.0
     conditions_at_once: int = 16  # listeners between two yields
 
     # The fence (fence.py)
-    # Kafka's confirmation that a worker owns its partitions holds for this time from the request, or until a hand-over.
+    # A worker trusts Kafka's answer that it owns its partitions for this time after the request, or until a hand-over.
     sure_s: float = SESSION_TIMEOUT_MS / 1000 - 1.0
-    # At this interval, the worker asks Kafka whether it owns its partitions. So deliveries seldom wait for the answer.
+    # A worker asks Kafka this often whether it owns its partitions, so that deliveries seldom wait for the answer.
     ask_s: float = (SESSION_TIMEOUT_MS / 1000 - 1.0) / 3
     ask_look_s: float = 1.0
 
@@ -191,13 +192,13 @@ class Tuning:
     load_pause_s: float = 0.5
     opened_at_once: int = 20  # secrets decrypted between two yields
     drain_s: float = 5.0  # When the process stops, it waits at most this long for attempts in flight.
-    # At a rebalance, a worker waits at most this long for its attempts in flight. The other workers wait for it.
+    # At a rebalance, a worker waits at most this long for its attempts in flight. All other workers wait for it.
     hand_over_s: float = 2.0
-    # At a rebalance, a worker stops waiting for a listener when all its attempts have run for longer than this.
-    # When a worker stops, it stops waiting for a failing listener whose attempts have all run for longer than this.
+    # At a rebalance, a worker does not wait for a listener whose attempts have all run for longer than this.
+    # When a worker stops, it does not wait for a failing listener whose attempts have all run for longer than this.
     hanging_s: float = 1.0
     # The final checkpoint, before a worker hands over its partitions or stops, takes at most this long.
-    # The sum of `last_checkpoint_s_max` and `hand_over_s` is less than Kafka's session timeout.
+    # `hand_over_s` plus `last_checkpoint_s_max` must be less than Kafka's session timeout.
     last_checkpoint_s_max: float = 5.0
 
     # Changes of messages (changes/)
@@ -213,12 +214,12 @@ class Tuning:
 
     # Housekeeping (housekeeping/)
     ended_look_s: float = 60.0
-    # A worker that found a deleted listener's offsets, or got no answer from Kafka, looks again after this time.
+    # If a worker found offsets of a deleted listener, or if Kafka did not answer, it looks again after this time.
     ended_again_s: float = 5.0
     replay_look_s: float = 1.0
     retention_look_s: float = 600.0
     clock_skew_ms: int = CLOCK_SKEW_MS  # Everput assumes that the clocks of its machines differ by at most this.
-    # Old deliveries of at most this many pairs of a listener and a partition move to `outstanding` concurrently.
+    # Retention moves old deliveries of this many pairs of a listener and a partition to `outstanding` at the same time.
     set_aside_listeners: int = 4
     set_aside_s: float = 10.0  # longest turn of one listener
     set_aside_look_s: float = 0.05

@@ -99,7 +99,7 @@ class Worker:
 
     @property
     def dispatchers(self) -> Mapping[str, Dispatcher]:
-        """The dispatchers (senders of one listener's messages each), by listener id."""
+        """The worker's dispatchers, by listener id. Each dispatcher sends the messages of one listener."""
         return self.roster.dispatchers
 
     @property
@@ -107,9 +107,9 @@ class Worker:
         return self._view.state
 
     async def start(self) -> None:
-        """Join the consumer group. Wait until the listeners' offsets on the assigned partitions are loaded and delivery
-        has begun, or until Kafka has assigned no partitions to this worker. Raises LogUnavailable if Kafka can't be
-        reached, or the error of a loop that fails meanwhile.
+        """Join the consumer group, and wait until delivery has begun in the assigned partitions. If Kafka assigns no
+        partitions to this worker, do not wait longer. Raises LogUnavailable if Kafka can't be reached. If one of the
+        worker's loops fails meanwhile, raises the error of the loop.
         """
         await self.join()
         loops = {
@@ -158,10 +158,10 @@ class Worker:
                 dispatcher.close()
 
     def lag(self, listener_id: str) -> int | None:
-        """Estimate how many messages wait for a listener in all partitions, without messages in the topic
-        `outstanding`. Return None if this worker does not serve the listener, or owns no partitions.
+        """Estimate how many messages of all partitions wait for a listener. Messages in the topic `outstanding` do not
+        count. Return None if this worker does not serve the listener, or owns no partitions.
 
-        The estimate is based on the partitions of this worker.
+        This worker counts the messages in its own partitions, and assumes that as many wait in each other partition.
         """
         dispatcher, assignment = self.roster.dispatchers.get(listener_id), self.assignment
         if dispatcher is None or not assignment.partitions:
@@ -187,8 +187,8 @@ class Worker:
     # Ownership
 
     def _gained(self, partitions: Collection[int]) -> None:
-        """Take over the partitions that the consumer group has assigned to this worker. All earlier partitions were
-        handed over before.
+        """Begin to take over the partitions that the consumer group has assigned to this worker. Before this call, the
+        worker has handed over all its earlier partitions.
         """
         assignment = self._begin_assignment()
         self.metrics.gained += 1
@@ -209,7 +209,7 @@ class Worker:
         the state of the partitions.
         """
         assignment = self.assignment
-        if assignment.partitions:  # If no partitions were taken over yet, there is nothing to write.
+        if assignment.partitions:  # Without partitions, there is nothing to write.
             await self._drain(assignment, at_end=at_end)
             await self._commit_last(assignment)
         if partitions:
@@ -239,18 +239,18 @@ class Worker:
             self.roster.let_send(sending=False)
 
     async def _drain(self, assignment: Assignment, *, at_end: bool) -> None:
-        """Begin no more HTTP attempts, and wait until the attempts in flight have ended and the topic `outstanding` has
-        the deliveries that are being moved there. The wait takes at most `drain_s` seconds if the process stops
-        (`at_end`), else at most `hand_over_s` seconds.
+        """Begin no more HTTP attempts. Wait until the attempts in flight have ended, and until the deliveries that move
+        to the topic `outstanding` are stored there. Wait at most `drain_s` seconds if the process stops (`at_end`),
+        else at most `hand_over_s` seconds.
 
-        Stop waiting for a listener when all its attempts have run for over `hanging_s` seconds. If the process stops,
-        this applies only to failing listeners. The partition's next owner repeats the attempts that have not ended.
+        Do not wait for a listener whose attempts have all run for over `hanging_s` seconds. If the process stops, this
+        rule applies only to failing listeners. Attempts that have not ended are repeated by the partition's next owner.
         """
         time = asyncio.get_running_loop().time
 
         def promising(dispatcher: Dispatcher) -> bool:
             if at_end and dispatcher.limits.priority is not Priority.FAILING:
-                # At shutdown, wait for a listener that is not failing even if an attempt has run for over `hanging_s`.
+                # At shutdown, wait for a listener that is not failing, no matter how long its attempts have run.
                 return dispatcher.busy > 0
             return dispatcher.connections.busy_since(time() - self.tuning.hanging_s)
 
@@ -302,7 +302,7 @@ class Worker:
         """Add a dispatcher for each of these listeners, with the listener's newest settings. Return False if a
         rebalance has begun since.
         """
-        # Yield to the event loop here, not in _begin(): the start of the delivery streams must not be interrupted.
+        # Yield to the event loop here, because _begin() must start all delivery streams without interruption.
         for count, listener_id in enumerate([listener.id for listener in listeners], 1):
             if count % self.tuning.opened_at_once == 0:
                 await asyncio.sleep(0)
@@ -333,7 +333,7 @@ class Worker:
         assignment.start()
         self.kafka.membership.begin(tails)
         for listener_id in self._directory.listeners.keys() - roster.dispatchers.keys():
-            # This listener was created while committed offsets were read, or its secrets could not be decrypted.
+            # Start this listener now: it was created during the take-over, or its secrets could not be decrypted.
             roster.start(self._directory.listeners[listener_id])
         assignment.ended_listeners.look()
         self._loaded.set()

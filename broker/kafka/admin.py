@@ -49,8 +49,9 @@ async def ensure_topics(
     do not log which topics are created.
 
     Raises LogUnavailable if this takes longer than `within_s`. Raises ConfigurationError if settings of Everput or
-    Kafka are wrong or unsafe, or if a topic is missing and there are too few brokers for its replicas. Also raises
-    ConfigurationError if Kafka refuses the password or a new topic, or if an import is unfinished (unless `importing`).
+    Kafka are wrong or unsafe, or if there are too few brokers for the replicas of a missing topic. Also raises
+    ConfigurationError if Kafka refuses the password or a new topic. If `importing` is false, also raises it if an
+    import is unfinished.
     """
     options = client_options(kafka)
     try:
@@ -180,7 +181,7 @@ async def _create(admin: AIOKafkaAdminClient, kafka: KafkaSettings, missing: lis
             if not quiet:
                 _log.info("topic.created name=%s", name)
         # It is no error if another process has created the topic at the same time.
-        # After a retriable error, the caller looks at the topics again, and tries again to create the missing ones.
+        # A retriable error is not raised: the caller lists the topics again, and retries to create the missing topics.
         elif error.__name__ != _EXISTS and not getattr(error, "retriable", False):
             raise ConfigurationError(
                 f"Kafka refused to create the topic {name}: {message or error.__name__}; correct the cause, and "
@@ -189,8 +190,8 @@ async def _create(admin: AIOKafkaAdminClient, kafka: KafkaSettings, missing: lis
 
 
 async def _cluster(admin: AIOKafkaAdminClient, topics: Topics, found: Mapping[str, Any]) -> safety.Cluster:
-    """Collect the facts about the cluster from which `safety.problems` decides whether the cluster is safe. Retry until
-    Kafka has named its brokers.
+    """Collect the facts about the cluster that `safety.problems` needs to decide whether the cluster is safe. Repeat
+    the request until Kafka has named its brokers.
     """
     names = [topic.name for topic in topics.all()]
     while True:

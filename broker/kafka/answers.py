@@ -24,8 +24,9 @@ _MARK: Final = b'"type":"answers.kept"'
 
 
 class AnswersOfMessage:
-    """The stored HTTP answers of these listeners to the failed attempts of one message. Call collect() with each event
-    `answers.kept` of the message's partition, then find() once, and then of() for each attempt.
+    """The HTTP answers of some listeners to the failed attempts of one message, as Everput has stored them. First call
+    collect() with each event `answers.kept` of the message's partition. Then call find() once. Then call of() for each
+    attempt, which returns the attempt with its answer.
     """
 
     def __init__(self, offset: int, listener_ids: Collection[str]) -> None:
@@ -61,9 +62,9 @@ class AnswersOfMessage:
         return since
 
     async def find(self, requests: KafkaRequests, topic: str) -> None:
-        """Find the HTTP answers to which the collected events refer only by partition and time. In each such partition,
-        make at most four reads of 1 MiB, from the earliest of these times on. An answer that is not found in them stays
-        unknown.
+        """Find the HTTP answers that are not in the collected events. For each, an event names the partition and the
+        time of its record. In each of these partitions, make at most four reads of 1 MiB, from the earliest of these
+        times on. An answer that these reads do not return stays unknown.
 
         Raises LogUnavailable if Kafka does not answer.
         """

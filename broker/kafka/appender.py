@@ -20,12 +20,14 @@ from broker.kafka.producer import KeyAndValue, Producer
 T = TypeVar("T")
 
 _LATE: Final = "Kafka did not acknowledge the records in time, but may have stored some of them"
-# Small records share batches of at most about 16 KiB, because a reader of one record must fetch the whole batch.
+# A reader of one record must fetch its whole batch. So batches of several records have at most about 16 KiB.
 _TOGETHER_BYTES_MAX: Final = 16 << 10
 
 
 class _Waiting(NamedTuple):
-    """A Kafka record that waits to be sent in a record batch. The future `offset` gets the record's offset in Kafka."""
+    """A Kafka record that waits to be sent in a record batch. When Kafka has stored the record, the future `offset`
+    gets its offset.
+    """
 
     record: KeyAndValue
     offset: asyncio.Future[int]
@@ -39,16 +41,17 @@ class Appender:
         self._timeout_s = timeout_s
         self.name = topic
         self.refusal: Refusal | None = None  # why append_one() refuses records
-        # By partition: the records that wait because an earlier batch of the partition is in flight.
+        # By partition: records that wait to be sent, because Kafka has not acknowledged an earlier batch yet.
         self._waiting: dict[int, deque[_Waiting]] = {}
         self._writing: set[asyncio.Task[None]] = set()
 
     async def append(self, outcomes: MutableMapping[int, list[KeyAndValue]]) -> None:
-        """Write the (key, value) records in `outcomes`, which maps a partition to its records. A value of None writes a
-        tombstone. When Kafka has acknowledged all records of a partition, remove the partition from `outcomes`.
+        """Write the records in `outcomes`, which maps each partition to a list of (key, value) pairs. A value of None
+        writes a tombstone. When Kafka has acknowledged all records of a partition, remove the partition from
+        `outcomes`.
 
-        Raises LogUnavailable if Kafka refuses records, or does not acknowledge all of them in time. It is then unknown
-        whether the records that are left in `outcomes` were written.
+        Raises LogUnavailable if Kafka refuses records, or does not acknowledge all of them in time. The records that
+        are then left in `outcomes` may or may not have been written.
         """
 
         async def write(partition: int, records: Sequence[KeyAndValue]) -> None:
@@ -95,8 +98,9 @@ class Appender:
             del self._waiting[partition]
 
     async def _tell(self, batch: Sequence[_Waiting], send: Awaitable[int]) -> None:
-        """Pass the result of a batch to the callers of its records. If no caller waits any more, stop waiting, too. A
-        batch that is still waiting behind another batch is then not sent.
+        """Pass the result of a batch to the callers that wait for its records. If all these callers have stopped
+        waiting, cancel the write. If the batch was not sent yet, because another batch is in flight, it is then not
+        sent at all.
         """
         sending = asyncio.create_task(self._bounded([send]))
         left = len(batch)
@@ -125,11 +129,10 @@ class Appender:
                 one.offset.set_result(first if first < 0 else first + number)
 
     async def _bounded(self, sends: Iterable[Awaitable[T]]) -> list[T]:
-        """Wait at most `timeout_s` for these writes. aiokafka itself would retry for much longer.
+        """Wait at most `timeout_s` seconds for these writes. Without this limit, aiokafka would retry for much longer.
 
-        If Kafka has already received a write, Kafka may store it after that time, and a retry then stores a second
-        copy. A write that still waits behind another batch is withdrawn, so that retries during an outage do not add
-        copies.
+        If a write was sent before the limit, Kafka may still store it later, and a retry by the caller then stores a
+        second copy. A write that was not sent yet is cancelled, so that retries during an outage do not add copies.
         """
         producer = self._producer.get()
         try:

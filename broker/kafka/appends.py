@@ -16,7 +16,7 @@ from broker.kafka.producer import BATCH_BYTES_MAX
 from broker.ports import Acknowledged, BuildRecord
 
 QUEUE_HEADER: Final = "queue"
-# A record in a batch has its key, value and queue id, and at most this many other bytes, such as the record's length.
+# Besides its key, value and queue id, a record in a batch has at most this many bytes, such as the record's length.
 _RECORD_BYTES_EXTRA: Final = 40
 
 
@@ -40,8 +40,8 @@ class Together(Append):
     """A group of messages that should be in one record batch. If one batch can't hold these messages, they use as few
     batches as possible.
 
-    The future `done` gets None when Kafka has stored every message. `builds` has a function for each message that is in
-    no batch yet. This function makes the message's record.
+    The future `done` gets None when Kafka has stored all messages of the group. `builds` has one function for each
+    message that is in no batch yet; the function makes the message's record.
     """
 
     __slots__ = ("_unacknowledged", "begun", "builds", "count", "together")
@@ -54,9 +54,9 @@ class Together(Append):
         self.begun = False
 
     def part(self, count: int) -> Append:
-        """Take the first `count` messages of this group that are in no record batch yet.
+        """Remove the first `count` messages from those of this group that are in no record batch yet.
 
-        Return them as one item for a batch.
+        Return one item that stands for these messages in a record batch.
         """
         done: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
         done.add_done_callback(partial(self._part_done, count))
@@ -68,10 +68,10 @@ class Together(Append):
         """Add this group's messages to a record batch. If the batch is empty, add as many messages as fit. Otherwise
         add the whole group, or nothing if the group does not fit.
 
-        Return True if no message is left to add: all are in batches, or the group has failed.
+        Return True if no message of the group is left to add: all are in batches, or the group has failed.
         """
         try:
-            # Compare the sizes before the records are built, because building takes more time.
+            # First compare the sizes, because building the records takes more time.
             if items and batch.size() + self.size > BATCH_BYTES_MAX:
                 return False
             records: Iterable[tuple[bytes, bytes, bytes]] = (build(partition) for build in self.builds)
@@ -105,8 +105,8 @@ class Together(Append):
 
 
 class Part(Append):
-    """Messages of one group that are in the same record batch. The future `done` gets the partition and offset of the
-    first of them.
+    """Some messages of one group, which are in the same record batch. The future `done` gets the partition of the
+    batch, and the offset of the first of these messages.
     """
 
     __slots__ = ("count",)
@@ -117,9 +117,9 @@ class Part(Append):
 
 
 class AppendQueue:
-    """A first-in, first-out queue of messages that wait for a record batch. `count` is the number of messages, and
-    `size` the number of their bytes. A group of messages counts with all its messages until its last message is in a
-    batch.
+    """A first-in, first-out queue of messages that wait for a record batch. `count` is the number of the queue's
+    messages, and `size` is their total size in bytes. Both include all messages of a group until its last message is in
+    a batch.
     """
 
     __slots__ = ("_items", "count", "size")
@@ -141,7 +141,7 @@ class AppendQueue:
         self.size += item.size
 
     def pop(self) -> Append:
-        """Remove and return the first item of the queue, and subtract its size from the queue's size."""
+        """Remove and return the first item of the queue. Subtract its messages and bytes from `count` and `size`."""
         item = self._items.popleft()
         self.count -= item.count
         self.size -= item.size
@@ -149,8 +149,8 @@ class AppendQueue:
 
 
 def fail(items: Sequence[Append], error: Exception) -> int:
-    """Raise the error in each caller that waits for one of these messages. If a record batch already has messages of a
-    group, the group's caller gets InDoubt instead. Return the number of callers that got an error.
+    """Raise this error in each caller that waits for one of these messages. But if a record batch already has some
+    messages of a caller's group, raise InDoubt in this caller instead. Return how many callers got an error.
     """
     waiting = [item for item in items if not item.done.done()]
     for item in waiting:

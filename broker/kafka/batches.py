@@ -38,12 +38,13 @@ RECORDS_AT_ONCE: Final = 500  # parsed before a yield
 async def parse(
     raw: bytes, offset: int, end_offset: int, worth: Callable[[bytes], bool] | None = None, *, holes: bool
 ) -> FetchResult | None:
-    """Parse the record batches before the first damaged batch, and return their records from `offset` on. Return None
-    if the first batch is damaged, or if Kafka sent no bytes although the partition should have more records.
+    """Check the record batches in these bytes, and return their records from `offset` on. Stop before the first damaged
+    batch. Return None if the first batch is damaged, or if Kafka sent no bytes although the partition should have more
+    records.
 
-    `holes` says that offsets may be missing, as in a compacted topic. `worth(raw)` returns False if no record in the
-    bytes is wanted: the batches are then checked, but their records are not parsed. If a batch may be compressed,
-    `worth` is not called, and all records are parsed.
+    `holes` is true if offsets may be missing, as in a compacted topic. `worth(raw)` is a function that returns False if
+    no record in the bytes is wanted. The batches are then checked, but their records are not parsed. If a batch may be
+    compressed, `worth` is not called, and all records are parsed.
     """
     batches, next_offset, left = list[Any](), offset, _CHECKED_AT_ONCE
     for batch, size in good(raw, offset, end_offset, holes=holes):
@@ -53,17 +54,17 @@ async def parse(
             await asyncio.sleep(0)
             left = _CHECKED_AT_ONCE
     if not batches and (raw or (offset < end_offset and not holes)):
-        # Kafka sends no bytes if the batch's length field is damaged and points beyond the end of the file.
+        # If the length field of a batch is damaged and points beyond the end of the file, Kafka sends no bytes.
         return None
     batches = [batch for batch in batches if not batch.is_control_batch]
-    # aiokafka's class for batches of formats 0 and 1 does not say if a batch is compressed. So it counts as compressed.
+    # For batches of formats 0 and 1, aiokafka does not tell if they are compressed. So treat them as compressed.
     packed = any(getattr(batch, "compression_type", True) for batch in batches)
     if batches and worth is not None and not packed and not worth(raw):
         return FetchResult([], next_offset, end_offset, len(raw), max(batch.max_timestamp for batch in batches))
     records: list[Record] = []
     rest = itertools.chain.from_iterable(batches)
     while some := list(itertools.islice(rest, RECORDS_AT_ONCE)):
-        # Kafka returns whole record batches. So drop the first batch's records before the requested offset.
+        # Kafka returns whole record batches. So drop those records that are before the requested offset.
         if some[0].offset < offset:
             some = [record for record in some if record.offset >= offset]
         records += some
@@ -73,11 +74,11 @@ async def parse(
 
 
 def good(raw: bytes, offset: int, end_offset: int, *, holes: bool) -> Iterator[tuple[Any, int]]:
-    """Yield the record batches before the first damaged one, each with its size in bytes.
+    """Yield the intact record batches, each with its size in bytes. Stop before the first damaged batch.
 
-    Damaged batches at the beginning of the bytes are skipped only if a later batch begins exactly at `offset`. With
-    `holes`, offsets may be missing before a batch, as in a compacted topic. After a damaged batch, no offsets may be
-    missing, because missing offsets could belong to the damaged batch.
+    Damaged batches at the beginning of the bytes are skipped only if a later batch begins exactly at `offset`. If
+    `holes` is true, offsets may be missing before a batch, as in a compacted topic. But after a damaged batch, no
+    offset may be missing, because its record may be in the damaged batch.
     """
     began = passed = False
     for batch, follows_at, size in _framed(raw):
@@ -92,8 +93,9 @@ def good(raw: bytes, offset: int, end_offset: int, *, holes: bool) -> Iterator[t
 
 
 def _is_good(batch: Any, follows_at: int | None, offset: int, end_offset: int, *, holes: bool, exact: bool) -> bool:
-    """Return whether a record batch is intact and is the next one to read: it includes the record at `offset`. With
-    `exact`, the batch must not begin before `offset`. With `holes`, it may begin after `offset`.
+    """Return whether a record batch is intact and is the next one to read. A batch that includes the record at `offset`
+    is the next one. If `exact` is true, the batch must not begin before `offset`. If `holes` is true, it may begin
+    after `offset`.
     """
     base, after = _base(batch, offset), batch.next_offset
     if not offset < after <= end_offset or not batch.validate_crc():
@@ -106,11 +108,11 @@ def _is_good(batch: Any, follows_at: int | None, offset: int, end_offset: int, *
 
 
 def to_confirm(raw: bytes, offset: int, end_offset: int) -> tuple[int, int] | None:
-    """Check whether the next record batch must be fetched, too, to confirm the base offset of a single batch. If so,
-    return the offset of the next batch, and the size of this batch in bytes. Otherwise return None.
+    """Check whether the next record batch must be fetched, too, before the single batch in these bytes can be trusted.
+    If so, return the offset of the next batch, and the size of this batch in bytes. Otherwise, return None.
 
-    A batch that begins before the requested offset is trusted only if the next batch begins exactly where this batch
-    ends.
+    The next batch is needed if this batch begins before the requested offset. This batch is then trusted only if the
+    next batch begins exactly where this batch ends.
     """
     if len(raw) < _BYTES_MIN[_MAGIC]:
         return None
@@ -123,8 +125,8 @@ def to_confirm(raw: bytes, offset: int, end_offset: int) -> tuple[int, int] | No
 
 
 def damaged_range(raw: bytes, offset: int, end_offset: int) -> tuple[int, int] | None:
-    """Return the first and last unreadable offset of bytes that begin with a damaged batch. Return None if the bytes do
-    not show where the damage ends.
+    """Return the first and the last offset that can't be read, for bytes that begin with a damaged batch. Return None
+    if the bytes do not show where the damage ends.
     """
     first = None
     for number, (batch, follows_at, _) in enumerate(_framed(raw)):
@@ -143,7 +145,7 @@ def damaged_range(raw: bytes, offset: int, end_offset: int) -> tuple[int, int] |
 
 
 def bytes_wanted(raw: bytes) -> int:
-    """Return how many bytes to fetch so that the bytes include the first record batch and the next batch.
+    """Return how many bytes to fetch so that they include the first record batch and the batch after it.
 
     This assumes that the length field of the first record batch is right.
     """
@@ -152,11 +154,12 @@ def bytes_wanted(raw: bytes) -> int:
 
 
 def _framed(raw: bytes) -> Iterator[tuple[Any, int | None, int]]:
-    """Split fetched bytes into record batches by their length fields. Yield each batch, the base offset of the next
-    batch, and the size of the yielded batch in bytes.
+    """Split fetched bytes into record batches, by the length field of each batch. Yield each batch with the base offset
+    of the batch after it, and with its own size in bytes.
 
-    The batch is None if the bytes can't be a batch. The base offset is None if the bytes end before the next batch.
-    Kafka cuts its answer at the requested size, so an incomplete batch after the first one is left out.
+    If the bytes can't be a batch, yield None instead of the batch, and stop. The base offset is None if the bytes end
+    before the next batch. Kafka cuts its answer at the requested size. So if a batch after the first one is incomplete,
+    leave it out.
     """
     at = 0
     while len(raw) - at > _MAGIC_AT:
@@ -181,15 +184,15 @@ def _framed(raw: bytes) -> Iterator[tuple[Any, int | None, int]]:
 
 
 def _base(batch: Any, otherwise: int) -> int:
-    """Return the first offset of a record batch. Return `otherwise` for a batch of the old formats 0 and 1, because
-    aiokafka does not tell its first offset.
+    """Return the first offset of a record batch. If the batch has an old format (0 or 1), return `otherwise`, because
+    aiokafka does not tell the first offset of such a batch.
     """
     return int(getattr(batch, "base_offset", otherwise))
 
 
 def _first(batch: Any, offset: int, after: int) -> int:
-    """Return the first unreadable offset of a damaged batch: the first offset in the batch's header if the header
-    agrees with the next batch, and otherwise the requested offset.
+    """Return the first unreadable offset of a damaged batch. If the batch's header agrees with the next batch, this is
+    the first offset in the header. Otherwise, it is the requested offset.
     """
     if batch is None or batch.next_offset != after:
         return offset

@@ -19,7 +19,7 @@ from broker.ports import DirectoryView
 
 log = logging.getLogger(__name__)
 
-# The worker that owns this partition deletes the committed offsets of all deleted listeners.
+# The worker that owns partition 0 of `messages` deletes the committed offsets of all deleted listeners.
 _DELETES_CURSORS: Final = 0
 
 
@@ -40,9 +40,8 @@ class Outstanding(Protocol):
 
 
 class EndedListeners:
-    """The deletion of the data that deleted listeners and ended replays have left. This data is their deliveries in the
-    worker's partitions, and their committed offsets. Only the worker that owns partition 0 deletes the committed
-    offsets.
+    """The deletion of what deleted listeners and ended replays have left in Kafka. Each worker deletes the stored
+    deliveries in its own partitions. The worker that owns partition 0 also deletes the committed offsets.
     """
 
     def __init__(
@@ -65,11 +64,11 @@ class EndedListeners:
         self._wake = asyncio.Event()
 
     def look(self) -> None:
-        """Make run() look soon for deleted listeners, without the usual wait."""
+        """Wake run(), so that it looks for deleted listeners now, without its usual wait."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Delete the data of deleted listeners regularly, in an endless loop."""
+        """Delete the stored deliveries and committed offsets of deleted listeners regularly, in an endless loop."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._tuning.ended_look_s):
@@ -86,8 +85,9 @@ class EndedListeners:
 
     async def clear(self) -> bool:
         """Delete the stored deliveries that deleted listeners and ended replays have left in the worker's partitions.
-        If the worker owns partition 0, also delete their committed offsets. Return whether there were such committed
-        offsets, even if their deletion has failed and must be tried again.
+        If the worker owns partition 0, also delete the committed offsets of all deleted listeners and ended replays.
+        Return True if there were any such offsets. The caller must then call clear() again later, because a deletion
+        may have failed.
 
         Raises LogUnavailable if Kafka does not answer, and ViewBehind if this process has not read the topic `control`
         to its end. Delete nothing if `control` has an event that only a newer version of Everput can read.

@@ -28,8 +28,8 @@ class Outstanding(Protocol):
 
 
 class ReplayProgress:
-    """The progress of replays in the partitions of this worker. When a replay is finished in some of the partitions,
-    the worker records that in the topic `control`.
+    """The part of a worker that notices which replays are finished in which of the worker's partitions, and records
+    that in the topic `control`.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ReplayProgress:
         self._outstanding = outstanding
 
     async def run(self) -> None:
-        """Record the progress of replays regularly, in an endless loop."""
+        """Record regularly, in an endless loop, in which partitions replays are finished."""
         while True:
             await asyncio.sleep(self._look_s)
             for replay_id in [

@@ -34,15 +34,15 @@ class Kept(Protocol):
 
 
 class Lagging(Protocol):
-    """The part of a dispatcher (the sender of one listener's messages) that retention uses."""
+    """The methods of a dispatcher that retention calls. A dispatcher sends the messages of one listener."""
 
     def set_aside_before(self, partition: int, below: int) -> None: ...
     def sets_aside(self, partition: int) -> bool: ...
 
 
 class _Lag(NamedTuple):
-    """A listener that lags in a partition. The old messages that the listener still needs are copied to the topic
-    `outstanding`. After that, these messages can be deleted from the topic `messages`.
+    """A listener that still needs old messages of a partition. Retention first copies these messages to the topic
+    `outstanding` for the listener. Only then can it delete them from the topic `messages`.
     """
 
     partition: int
@@ -88,9 +88,9 @@ class Retention:
                     log.warning("retention.waits error=%s", error)
 
     async def sweep(self, before_ms: int) -> None:
-        """Delete the messages from before this time, if no listener needs them any more. Messages that a listener still
-        needs are first copied to the topic `outstanding` for it, and deleted by a later call. Delete nothing if
-        `control` has an event that only a newer version of Everput can read.
+        """Delete the messages that were put before this time and that no listener needs any more. If a listener still
+        needs such a message, copy the message to the topic `outstanding` for this listener; a later call then deletes
+        it from `messages`. Delete nothing if `control` has an event that only a newer version of Everput can read.
 
         Raises LogUnavailable if Kafka does not answer or the worker has lost its partitions, and ViewBehind if this
         process has not read `control` to its end.
@@ -101,8 +101,7 @@ class Retention:
             return
         await self._view.caught_up()
         # Stop if the topic `control` has an event that only a newer version of Everput can read.
-        # Delete nothing: the newer version may have created listeners that need the messages, and that this process
-        # can't know.
+        # The newer version may have created listeners that need the old messages, but this process can't know them.
         if not self._view.complete:
             return
         listeners = list(self._view.state.listeners.values())
@@ -111,15 +110,15 @@ class Retention:
         young = await offsets_since(self._requests, self._messages, dict.fromkeys(partitions, before_ms))
         lags: deque[_Lag] = deque()
         for partition in partitions:
-            # Check that the worker still owns the partition. A new owner's deliveries may still need these messages.
+            # Check that this worker still owns the partition: a new owner may still need these messages.
             await self._assure()
             if self._partitions.get(partition) is not owned[partition]:
-                continue  # The partition was handed over meanwhile, so what this worker knows about it is out of date.
+                continue  # The partition was handed over meanwhile. Skip it: the data loaded for it is out of date.
             stands = {one.id: one.stands_at(cursors.get(one.id, {}), partition).offset for one in listeners}
             low = min(stands.values(), default=ends[partition])
             below = young[partition]
             lags.extend(_Lag(partition, one, below) for one, offset in stands.items() if offset < below)
-            # Messages whose deliveries have moved to `outstanding` meanwhile are not below `low`, so they are kept.
+            # If a delivery moves to `outstanding` during this call, its message is kept: its offset is at least `low`.
             bare_ms = self._earlier(before_ms, self._outstanding.oldest_bare_put_ms(partition))
             kept_ms = self._earlier(before_ms, self._outstanding.oldest_put_ms(partition))
             await self._delete(partition, bare_ms, min(low, ends[partition]), changes_ms=kept_ms)
@@ -128,8 +127,8 @@ class Retention:
                 await self._set_aside(lags)
 
     async def _set_aside(self, lags: deque[_Lag]) -> None:
-        """Move old unfinished deliveries to the topic `outstanding`. To need little memory, work on at most
-        `set_aside_listeners` pairs of a listener and a partition at a time.
+        """Move old unfinished deliveries to the topic `outstanding`. Handle `set_aside_listeners` pairs of a listener
+        and a partition, and then the next pairs, so that little memory is needed.
         """
         while lags:
             some = [lags.popleft() for _ in range(min(len(lags), self._tuning.set_aside_listeners))]
@@ -160,10 +159,11 @@ class Retention:
         return [one for one in partitions if begins[one] < firsts[one]]
 
     async def _delete(self, partition: int, before_ms: int, low: int, *, changes_ms: int) -> None:
-        """Delete messages below the offset `low` that were put before `before_ms`.
+        """Delete the partition's messages that were put before `before_ms` and whose offsets are below `low`.
 
-        If there are any, also delete the results of attempts that are older than `before_ms` and than all messages
-        left. Delete updates and deletions of messages in the same way, if they are also older than `changes_ms`.
+        If there are any, also delete old records of the topics `deliveries` (results of attempts) and `changes`
+        (updates and deletions of messages). A result is deleted if it is older than `before_ms` and older than the
+        oldest message left. A change must also be older than `changes_ms`.
         """
         begin = (await self._requests.offsets(self._messages, {partition: EARLIEST}))[partition]
         first = (await offsets_since(self._requests, self._messages, {partition: before_ms}))[partition]
@@ -183,9 +183,9 @@ class Retention:
         log.info("retention.deleted partition=%d messages_before=%d", partition, limit)
 
     def _earlier(self, before_ms: int, put_ms: int | None) -> int:
-        """Return the earlier of two times: `before_ms`, and the time `put_ms` of the oldest message's put.
+        """Return the earlier of two times: `before_ms`, and `put_ms` minus `clock_skew_ms`.
 
-        `put_ms` is None if there is no message. Before the comparison, `put_ms` is lowered by the possible difference
-        between machines' clocks.
+        `put_ms` is when the oldest message was put. If it is None, there is no message: return `before_ms`.
+        `clock_skew_ms` is subtracted because the clocks of machines may differ by that much.
         """
         return before_ms if put_ms is None else min(before_ms, put_ms - self._tuning.clock_skew_ms)

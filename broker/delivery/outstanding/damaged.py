@@ -40,20 +40,20 @@ class DamagedDeliveries:
         self._at_once = tuning.damaged_at_once
         self._topic = topic
         self._records = records
-        self._owned = owned  # the worker's partitions; empty after they were handed over or lost
+        self._owned = owned  # the partitions that this worker owns; empty after a hand-over or loss
         self._dispatchers = dispatchers
         self._enter = enter  # adds a record to the index
         self._remove = remove  # removes a record from the index
         self._assure = assure  # raises if partitions are lost
 
     async def park(self, partition: int, ranges: Iterable[tuple[Listener, int, int]]) -> list[KeptDelivery]:
-        """Park the deliveries that these listeners may have in unreadable ranges: write records that keep the
-        deliveries without further attempts. Return the events in these records, which the caller must add to the index.
+        """Write records that park deliveries: keep them without further attempts. Each item of `ranges` is a listener,
+        and the first and last offset of a range of messages that can't be read. Return the events of these records. The
+        caller must add them to the index.
 
-        Each range is given by its first and last offset. Raises LogUnavailable if Kafka does not answer or the worker
-        has lost the partition.
+        Raises LogUnavailable if Kafka does not answer or the worker has lost the partition.
         """
-        # This method writes only the records. The caller updates the index if the worker still owns the partition.
+        # Write only the records here. The caller updates the index, if the worker still owns the partition then.
         events = [_parked(listener, partition, first, last) for listener, first, last in ranges]
         for at in range(0, len(events), self._at_once):
             await self._assure()
@@ -71,9 +71,9 @@ class DamagedDeliveries:
         await self._write(entry, [event])
 
     async def again(self, entry: OutstandingEntry) -> None:
-        """Replace the record of an unreadable range of messages with a record for each of the listener's deliveries
-        there, because the messages can be read again. Leave out messages that the listener is not meant to receive.
-        Raises LogDamaged if the messages are still unreadable.
+        """Replace a record that stands for a range of unreadable messages, because these messages can be read again.
+        Write one record for each message of the range that the listener should receive. Raises LogDamaged if the
+        messages are still unreadable.
         """
         where, dispatcher = parse_damaged_id(entry.message_id), self._dispatchers.get(entry.listener_id)
         if where is None or dispatcher is None:
@@ -91,13 +91,13 @@ class DamagedDeliveries:
         await self._write(entry, events)
 
     async def _write(self, entry: OutstandingEntry, events: Sequence[KeptDelivery]) -> None:
-        """Replace the delivery's record in the topic `outstanding` with these records."""
+        """Replace the delivery's record in the topic `outstanding`, and its row in the index, with these events."""
         await self._assure()
         rows = [_record(event) for event in events]
         replaced = any(key == entry.key for key, _ in rows)
         await self._topic.append({entry.partition: rows if replaced else [*rows, (entry.key, None)]})
         if entry.partition not in self._owned:
-            return  # The worker lost the partition during the write, and the index is closed.
+            return  # The worker lost the partition during the write. Its index is closed, so do not update it.
         for event, (_, value) in zip(events, rows, strict=True):
             self._enter(entry_of(event, -1, found=False, record=value))
         if not replaced:
@@ -111,14 +111,14 @@ def _record(event: KeptDelivery) -> tuple[bytes, bytes | None]:
 def _parked(
     listener: Listener, partition: int, first: int, last: int, entry: OutstandingEntry | None = None
 ) -> DeliveryParked:
-    """Return an event that parks deliveries to a listener: they get no more attempts until a client redrives them, or
-    until their messages can be read again.
+    """Return an event that parks one delivery to a listener, or several. A parked delivery gets no more attempts until
+    a client redrives it, or until its message can be read again.
 
-    Without `entry`, the event parks all the listener's deliveries of an unreadable range of the topic `messages`. The
-    range includes the offsets `first` and `last` of the partition.
+    Without `entry`, the event parks all deliveries that the listener may have of the partition's messages from offset
+    `first` to `last` (inclusive), which can't be read.
 
-    `entry` is the entry of one delivery in the index of the topic `outstanding`. If `entry` is given, the event parks
-    this delivery under the message id of the entry.
+    With `entry`, which is one delivery's row in the index of the topic `outstanding`, the event parks only this
+    delivery.
     """
     place = None if entry is None else parse_message_id(entry.message_id)
     return DeliveryParked(
@@ -145,8 +145,9 @@ def _parked(
 
 
 def _set_aside(listener: Listener, partition: int, message: Message) -> DeliverySetAside:
-    """Return the event that keeps a delivery and its message in the topic `outstanding`. The delivery is due now, or at
-    the message's `deliver_at`. Call message.body() first.
+    """Return the event that stores a delivery and its message in the topic `outstanding`. The delivery is due at the
+    message's `deliver_at`, or now if the message has none. Before this function, call message.body(), which decodes the
+    message.
     """
     name, data = message.name_and_data()
     return DeliverySetAside(

@@ -29,12 +29,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Pass:
-    """The progress of a loop over the due deliveries of one listener. The loop pauses after it has chosen
-    `due_each_at_once` deliveries, or examined `looks_each_max`. In the pause, other listeners are served.
+    """The progress of a loop over the due deliveries of one listener. The loop stops when it has chosen
+    `due_each_at_once` deliveries or examined `looks_each_max`. Other listeners are then served. Later, the loop
+    continues at this point.
     """
 
-    until_ms: int  # when this pass began, in ms; the pass includes only deliveries due by then
-    after: tuple[int, int] = BEGIN  # (queued_ms, id) of the row that was examined last
+    until_ms: int  # when this loop began, in ms; a delivery that becomes due later is not included
+    after: tuple[int, int] = BEGIN  # `queued_ms` and `id` of the index row that was examined last
 
 
 class Due:
@@ -65,8 +66,8 @@ class Due:
         self._idle = False  # True while the worker sleeps because no delivery is due now
 
     async def pause(self) -> None:
-        """Wait until a delivery becomes due, but at most about `serve_idle_s` seconds. If deliveries are due that their
-        listeners can't take, wait only `serve_s` seconds.
+        """Wait until a delivery becomes due, but at most about `serve_idle_s` seconds. If deliveries are due already,
+        but their listeners have no room in memory, wait only `serve_s` seconds.
         """
         await self._wait(self._tuning.serve_s)
         if self._due or self._wake.is_set():
@@ -87,8 +88,8 @@ class Due:
                 await self._wake.wait()
 
     async def serve(self, *, owns_any: bool) -> bool:
-        """Hand due deliveries to the dispatchers of their listeners. Return True if the caller should call again at
-        once: all chosen deliveries were handed over, or none was due but a redrive may make more due.
+        """Hand some due deliveries to the dispatchers of their listeners. Return True if the caller should call serve()
+        again at once, because more deliveries may be due. Return False if the caller should first call pause().
         """
         self._wake.clear()
         at_ms = now_ms()
@@ -118,9 +119,9 @@ class Due:
         self._soonest_ms = min(self._next_ms.values(), default=None)
 
     def _choose(self, at_ms: int) -> tuple[list[OutstandingEntry], bool]:
-        """Return the due deliveries to hand over next, and whether a redrive may make more due immediately. Each
-        listener with room in memory gets at most `due_each_at_once`. Stop after `due_at_once` in all, or after
-        `looks_max` were examined.
+        """Return the due deliveries to hand over next, and whether a redrive may make more deliveries due immediately.
+        Choose at most `due_each_at_once` deliveries of each listener that has room in memory. Stop when `due_at_once`
+        deliveries of all listeners are chosen, or when `looks_max` deliveries were examined.
         """
         chosen: list[OutstandingEntry] = []
         more, looks = False, self._tuning.looks_max
@@ -166,17 +167,17 @@ class Due:
     def _try(
         self, entry: OutstandingEntry, dispatcher: Dispatcher, chosen: list[OutstandingEntry], enough: int
     ) -> None:
-        """Add a delivery to `chosen` if may_leave() allows an attempt now.
+        """Add a delivery to the list `chosen` if it may be attempted now.
 
-        If it has an ordering key, also add the next deliveries of this key that are due, until `chosen` has `enough`
-        deliveries.
+        If the delivery has an ordering key, also add the deliveries of this key that follow and are due. Stop when
+        `chosen` has `enough` deliveries.
         """
         if entry.key_queue is None:
             if self._may_leave(entry, dispatcher):
                 self._take(entry, chosen)
             return
         first = self._first(entry.key_queue)
-        # A delivery waits for earlier deliveries of its ordering key, or because its dispatcher has many of the key.
+        # If this delivery is not the next one of its ordering key, do not examine it until advance() queues it.
         if first is None or first.id != entry.id:
             self._index.queue(entry, None)
             return
@@ -200,10 +201,10 @@ class Due:
         return may_leave(partition, dispatcher, entry)
 
     def _first(self, key_queue: KeyQueue) -> OutstandingEntry | None:
-        """Return the next delivery of an ordering key, if all earlier ones were handed to the listener's dispatcher.
+        """Return the first delivery of an ordering key that was not handed to the listener's dispatcher yet.
 
-        Return None if there is no next delivery, or if an earlier one is still being written to the topic
-        `outstanding`. Also return None if the dispatcher already has `key_taken_max` deliveries of this ordering key.
+        Return None if there is no such delivery, if an earlier delivery of the key is still being written to the topic
+        `outstanding`, or if the dispatcher already has `key_taken_max` deliveries of the key.
         """
         coming = self._coming.first(key_queue)
         for row_id, place in self._index.offsets(key_queue, self._tuning.key_taken_max):
@@ -215,7 +216,7 @@ class Due:
         return None
 
     def _fresh(self, entry: OutstandingEntry) -> OutstandingEntry:
-        """Return the delivery. If it was redriven (retried on request) after its record was written, it is due now."""
+        """Make the delivery due now if a redrive (a request to retry it now) asks for that. Return the delivery."""
         dispatcher = self._dispatchers.get(entry.listener_id)
         if dispatcher is not None and entry.redrive(dispatcher.listener.redrives, now_ms()):
             self._index.redriven(entry, now_ms(), was_parked=False)
@@ -235,19 +236,20 @@ class Due:
             self._wake.set()
 
     def _serve(self, entry: OutstandingEntry, message: Message | LogUnavailable | None) -> bool:
-        """Hand a due delivery to its listener's dispatcher. If its message could not be read, or if the dispatcher
-        can't take the delivery now, schedule the delivery again and return False. If Kafka no longer has the message,
-        remove the delivery.
+        """Hand a due delivery to its listener's dispatcher. If `message` is a LogUnavailable error, or if the
+        dispatcher can't take the delivery now, schedule the delivery again and return False. If `message` is None,
+        Kafka no longer has the message: remove the delivery.
         """
         dispatcher = self._dispatchers.get(entry.listener_id)
         if self.taken.get(entry.id) is not entry or dispatcher is None:
-            return True  # Do nothing: for example, the delivery was cancelled or replaced meanwhile.
+            # Nothing is left to do: the delivery was cancelled or replaced, or its listener has no dispatcher any more.
+            return True
         if message is None:
             log.error("outstanding.message_gone listener=%s message=%s", entry.listener_id, entry.message_id)
             self.remove(entry)
             return True
         if isinstance(message, LogUnavailable) or not dispatcher.room() or not self._may_leave(entry, dispatcher):
-            # Try the delivery again later: the read failed, or the listener can't take the message now.
+            # Schedule the delivery again: its message could not be read, or may not be sent to the listener now.
             self.put_back(entry)
             return False
         stream = dispatcher.stream(entry.partition)
@@ -259,11 +261,11 @@ class Due:
         return True
 
     def put_back(self, entry: OutstandingEntry) -> None:
-        """Schedule a delivery again, because it could not be attempted. If the delivery was due only because of a
-        redrive that was cancelled, undo the redrive instead.
+        """Schedule a delivery again, because it could not be attempted. But if only a redrive had made the delivery
+        due, and this redrive was cancelled, undo the redrive instead.
         """
         if self.taken.get(entry.id) is not entry:
-            return  # Do nothing: for example, the delivery was cancelled or replaced meanwhile.
+            return  # Do not schedule the delivery: it was cancelled, replaced or scheduled meanwhile.
         del self.taken[entry.id]
         dispatcher = self._dispatchers.get(entry.listener_id)
         if dispatcher is not None and entry.is_cancelled(dispatcher.listener.redrives):
@@ -288,17 +290,17 @@ class Due:
 def may_leave(partition: Partition, dispatcher: Dispatcher, entry: OutstandingEntry) -> bool:
     """Return whether an attempt of a stored delivery is allowed now.
 
-    If the delivery's record is from before this worker took the partition over, the worker must have read past the
-    message for this listener. Otherwise, the message could be sent twice. If the message has an ordering key, all
-    messages before it must have been read for the listener.
+    A delivery that was stored before this worker took the partition over must wait until the worker has read past its
+    message for this listener. Otherwise, the message could be sent twice. A delivery with an ordering key must wait
+    until all earlier messages of the partition were read for the listener.
     """
-    # After a crash, a listener's delivery stream can read a message again although its delivery is in `outstanding`.
-    # A delivery found at the take-over waits until the stream has passed its message. Otherwise, it may be sent twice.
+    # After a crash, the worker may read a message again although its delivery is stored in `outstanding`.
+    # So if the delivery was stored before the take-over, wait until the worker has read past its message.
     tail, stream = partition.tail, dispatcher.streams.get(entry.partition)
     if entry.found and not (
         entry.message_offset < tail if stream is None else stream.window.settled(entry.message_offset, tail)
     ):
         return False
-    # If the message has an ordering key, its delivery also waits until the stream has read all messages before it.
+    # A delivery with an ordering key also waits until all earlier messages of the partition were read for the listener.
     wanted = None if stream is None else stream.window.wanted()
     return entry.key_queue is None or entry.message_offset < min(tail, tail if wanted is None else wanted)

@@ -19,12 +19,12 @@ KeyQueue = tuple[str, int, str]  # listener id, partition, ordering key
 
 @dataclass(slots=True, eq=False)
 class OutstandingEntry:
-    """A delivery in the topic `outstanding`, as a row of the SQLite index at the time when the row was read. Fields
-    without a comment mean the same as in the event KeptDelivery, where `message_offset` is `offset` and `ordering_key`
-    is `key`.
+    """A delivery in the topic `outstanding`, as a row of the SQLite index at the time when the row was read. A field
+    without a comment means the same as in the event KeptDelivery. Two fields have other names there: `message_offset`
+    is called `offset`, and `ordering_key` is called `key`.
     """
 
-    # The id of the row in the SQLite index. If a new row of the same delivery replaces this row, its id is another.
+    # The id of the row in the SQLite index. If the row of a delivery is replaced, the new row has a new id.
     id: int
     partition: int
     listener_id: str
@@ -39,15 +39,15 @@ class OutstandingEntry:
     first_at_ms: int
     due_ms: int | None  # None if the delivery is parked
     queued_ms: int | None  # when the row is examined next
-    # `found` is 1 if this worker read or rebuilt the delivery when it took the partition over, else 0.
-    # If `found` is 1, the delivery waits until the listener's stream of new messages has passed the message.
+    # `found` is 1 if the delivery was stored before this worker took the partition over, else 0.
+    # If `found` is 1, the delivery waits until the worker has read past its message for the listener: see may_leave().
     found: int
     record: bytes | None  # the value of the Kafka record, kept only if the record's offset is unknown
-    # `bare` is true if the delivery's record has no copy of the message's data. So the message must stay in `messages`.
-    # `bare` is UNREAD if the delivery is parked because its message, an update or earlier results are unreadable.
+    # `bare` is true if the delivery's record has no copy of the message's data, which is only in the topic `messages`.
+    # `bare` is UNREAD if the delivery is parked because its message, its update or earlier results can't be read.
     bare: int = False
-    # The fields `undo_…` hold what the first redrive since the newest attempt replaced. undo() puts these values back.
-    # If there was no redrive since the newest attempt, `undo_forgiven` is None.
+    # A redrive changes `forgiven`, `since_ms` and `due_ms`. The fields `undo_…` hold the former values, for undo().
+    # If the delivery was not redriven since its newest attempt, `undo_forgiven` is None.
     undo_forgiven: int | None = None
     undo_since_ms: int = 0
     undo_due_ms: int | None = None
@@ -77,13 +77,13 @@ class OutstandingEntry:
         return self.due_ms is not None and (self.number > 0 or self.due_ms <= at_ms)
 
     def redrive(self, redrives: Redrives, at_ms: int) -> bool:
-        """Apply the listener's redrives, which are requests to retry deliveries now. Return True if a redrive makes
-        this delivery due now, with all its attempts again. The caller must then update the row in the index. A delivery
-        that waits for its first attempt does not become due.
+        """Apply the listener's redrives (requests to retry deliveries now) to this delivery. If a redrive concerns the
+        delivery, make it due now, with all its attempts again, and return True. The caller must then update the row in
+        the index. A delivery that waits for its first attempt does not become due.
         """
         since = self.redrives
         if since == redrives.count or self.scheduled or not redrives.concern(self.message_id, since=since):
-            # Until a cancelled redrive is undone, keep the number in `redrives`, because is_cancelled() needs it.
+            # If a cancelled redrive was not undone yet, do not change `redrives`: is_cancelled() needs this number.
             if not self.is_cancelled(redrives):
                 self.redrives = redrives.count
             return False
@@ -100,8 +100,9 @@ class OutstandingEntry:
         return self.undo_forgiven is not None and self.redrives <= redrives.cancelled
 
     def undo(self) -> None:
-        """Undo all redrives (requests to retry now) since the newest attempt. The delivery waits for its next retry
-        again, or is parked (kept without further attempts), as before the redrives.
+        """Undo all redrives (requests to retry now) since the delivery's newest attempt. If the delivery was parked
+        (kept without further attempts) before the redrives, it is parked again. Otherwise, it waits for its next retry
+        again.
         """
         self.forgiven, self.since_ms, self.due_ms = self.undo_forgiven or 0, self.undo_since_ms, self.undo_due_ms
         self.undo_forgiven = None
@@ -119,8 +120,8 @@ def ids_in(key: bytes) -> tuple[str, str]:
 
 
 def entry_of(event: KeptDelivery, offset: int, *, found: bool, record: bytes | None = None) -> OutstandingEntry:
-    """Return a row of the SQLite index for a record of the topic `outstanding`. The row is not inserted yet. Pass the
-    record's bytes as `record` if its offset is unknown.
+    """Return a row of the SQLite index for a record of the topic `outstanding`. The row is not inserted yet. If the
+    offset of the record is unknown, pass the record's bytes as `record`.
     """
     since_ms, due_ms = event.since_ms, event.next_at_ms if isinstance(event, DeliverySetAside) else None
     first_at_ms = event.first_at_ms

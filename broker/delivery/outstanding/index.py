@@ -25,15 +25,15 @@ from broker.delivery.tuning import TUNED
 BEGIN: Final = (-1, -1)
 LAST_OFFSET: Final = (1 << 63) - 1  # the highest offset that a Kafka partition can have
 
-# The column `queued_ms` is the time at which the worker examines the delivery next.
-# `queued_ms` is null if the delivery is parked or with its dispatcher, or waits for an earlier one of its ordering key.
-# The column `waits` is true if the message counts as waiting: it is not parked, and its `deliver_at` has come.
-# Each of the conditions _ATTEMPTED, _HAS_KEY, _WAITING and _SCHEDULED has a partial index of the rows that match it.
+# The column `queued_ms` holds the time at which the worker must examine the delivery next.
+# `queued_ms` is null if the delivery is parked, or is with its dispatcher, or waits for an earlier one of its key.
+# The column `waits` is true if the delivery is counted as waiting: it is not parked, and its `deliver_at` has come.
+# For each of the conditions _ATTEMPTED, _HAS_KEY, _WAITING and _SCHEDULED, SQLite indexes the rows that meet it.
 _ATTEMPTED: Final = "(number > 0 OR due_ms IS NULL)"
 _HAS_KEY: Final = "ordering_key IS NOT NULL AND due_ms IS NOT NULL"
 _WAITING: Final = "waits"
 _SCHEDULED: Final = "due_ms IS NOT NULL AND NOT waits"
-# One step counts at most this many deliveries whose `deliver_at` has come. Such a step takes some milliseconds.
+# One step counts at most this many deliveries whose `deliver_at` has come, which takes some milliseconds.
 _COUNTED_AT_ONCE: Final = 500
 _SCHEMA: Final = f"""
 PRAGMA journal_mode = OFF;
@@ -67,7 +67,7 @@ class Count:
 
     rows: int = 0
     due: dict[int, int] = field(default_factory=dict)  # number of deliveries that are not parked, by partition
-    # By partition, the number of messages that wait: not parked, and attempted or due for their first attempt.
+    # By partition: the number of waiting messages. Parked messages, and those with a later `deliver_at`, do not count.
     waiting: dict[int, int] = field(default_factory=dict)
     retrying: dict[int, int] = field(default_factory=dict)  # attempted and not parked, by partition
     parked: dict[int, int] = field(default_factory=dict)  # parked deliveries, by partition
@@ -81,9 +81,9 @@ class OutstandingIndex:
         self._cache_kib = cache_kib
         self.counts: dict[str, Count] = {}  # by listener id
         self.queued_keys = 0
-        # By listener id, the partitions with changed deliveries that no checkpoint has collected yet.
+        # By listener id: the partitions whose deliveries have changed since the last call of take_changed().
         self.changed: dict[str, set[int]] = {}
-        # By partition: the number of deliveries in the index, and a hash of the keys of their records in `outstanding`.
+        # By partition: how many deliveries the index has, and a hash of the keys of their records in `outstanding`.
         self.sums: defaultdict[int, KeySum] = defaultdict(KeySum)
         self._rows = 0
         self._last_id = 0
@@ -115,8 +115,9 @@ class OutstandingIndex:
         return self._one("SELECT * FROM entries WHERE id = ?", (row_id,))
 
     def write(self, partition: int, rows: Mapping[Key, OutstandingEntry | None], at_ms: int) -> list[OutstandingEntry]:
-        """Write or replace rows of the SQLite index. A row whose value is None is removed. Return the former rows that
-        were replaced or removed. A replaced row gets a new id. `at_ms` is the time now.
+        """Insert these rows into the SQLite index, or replace existing rows. If the value for a key is None, remove its
+        row. Return the former rows that were replaced or removed. The new row of a delivery has a new id. `at_ms` is
+        the time now.
         """
         written = [entry for entry in rows.values() if entry is not None]
         for entry in written:
@@ -164,15 +165,15 @@ class OutstandingIndex:
         return gone
 
     def queue(self, entry: OutstandingEntry, queued_ms: int | None) -> None:
-        """Set the time at which the worker looks at this delivery next. With None, the worker does not look at it until
-        a later call sets a time.
+        """Set the time at which the worker examines this delivery next. If the time is None, the worker does not
+        examine the delivery until a later call sets a time.
         """
         entry.queued_ms = queued_ms
         self._database.execute("UPDATE entries SET queued_ms = ? WHERE id = ?", (queued_ms, entry.id))
 
     def redriven(self, entry: OutstandingEntry, at_ms: int, *, was_parked: bool) -> None:
-        """Update the SQLite row of a delivery that was made due now, for example by a redrive (a request to retry it
-        now), or whose redrive was undone. `at_ms` is the time now.
+        """Store the new due time of a delivery in its SQLite row. The delivery was made due now, for example by a
+        redrive (a request to retry it now), or its redrive was undone. `at_ms` is the time now.
         """
         waited, entry.waits = self._is_counted(entry), entry.waits_at(at_ms)
         self._database.execute(
@@ -194,8 +195,9 @@ class OutstandingIndex:
     # Rows of a listener
 
     def due(self, listener_id: str, at_ms: int, *, after: tuple[int, int], limit: int) -> list[OutstandingEntry]:
-        """Return at most `limit` SQLite rows of the listener's deliveries that the worker must look at now, the
-        earliest first. `after` is the (queued_ms, id) of the last row that the previous call returned, or BEGIN.
+        """Return at most `limit` SQLite rows of the listener's deliveries whose `queued_ms` is not later than `at_ms`,
+        the earliest first. `after` is the (queued_ms, id) of the last row that the previous call returned. It is BEGIN
+        in the first call.
         """
         return self._some(
             "SELECT * FROM entries WHERE listener = ? AND queued_ms <= ? AND (queued_ms, id) > (?, ?)"
@@ -204,15 +206,15 @@ class OutstandingIndex:
         )
 
     def next_ms(self, listener_id: str) -> int | None:
-        """Return the time at which the worker must look at the next delivery of this listener. Return None if there is
-        none.
+        """Return the earliest time at which the worker must examine a delivery of this listener. Return None if there
+        is no such time.
         """
         sql = "SELECT queued_ms FROM entries WHERE listener = ? AND queued_ms > -1 ORDER BY queued_ms LIMIT 1"
         return next((row[0] for row in self._rows_of(sql, (self._numbers.get(listener_id),))), None)
 
     def attempted_before(self, listener_id: str, redrive: int, *, limit: int) -> list[OutstandingEntry]:
-        """Return at most `limit` of the listener's deliveries that are parked or were attempted, and to which this
-        redrive (a request to retry now) was not applied yet.
+        """Return the listener's deliveries to which the redrive (a request to retry now) with this number was not
+        applied yet. Leave out deliveries that wait for their first attempt. Return at most `limit` deliveries.
         """
         return self._some(
             f"SELECT * FROM entries WHERE listener = ? AND redrives < ? AND {_ATTEMPTED} LIMIT ?",
@@ -220,9 +222,9 @@ class OutstandingIndex:
         )
 
     def redriven_until(self, listener_id: str, redrive: int, *, after_id: int, limit: int) -> list[OutstandingEntry]:
-        """Return the listener's deliveries that this redrive (a request to retry now) or an earlier one made due, if
-        they were not attempted since. Sort them by their row ids. Return at most `limit` deliveries with row ids above
-        `after_id`.
+        """Return the listener's deliveries that were made due by the redrive (a request to retry now) with this number,
+        or by an earlier redrive, and were not attempted since. Return at most `limit` deliveries with row ids above
+        `after_id`, sorted by row id.
         """
         return self._some(
             "SELECT * FROM entries WHERE listener = ? AND undo_forgiven IS NOT NULL AND redrives <= ? AND id > ?"
@@ -236,8 +238,8 @@ class OutstandingIndex:
     # Rows of an ordering key
 
     def offsets(self, key_queue: KeyQueue, limit: int) -> list[tuple[int, int]]:
-        """Return (row id, message offset) of the first deliveries of an ordering key to one listener, at most `limit`,
-        in the order of their messages. Parked deliveries are left out.
+        """Return (row id, message offset) of the first `limit` deliveries of an ordering key to one listener, in the
+        order of their messages. Leave out parked deliveries.
         """
         sql = f"SELECT id, message_offset FROM entries WHERE {_KEY_QUEUE} ORDER BY message_offset LIMIT ?"
         return self._rows_of(sql, (*self._of(key_queue), limit))
@@ -258,20 +260,22 @@ class OutstandingIndex:
         return self._some("SELECT * FROM entries WHERE partition = ? LIMIT ?", (partition, limit))
 
     def has_message(self, partition: int, message_id: str) -> bool:
-        """Return whether this partition of the topic `outstanding` has a delivery of this message to any listener."""
+        """Return whether this partition of the topic `outstanding` has a delivery of this message to at least one
+        listener.
+        """
         sql = "SELECT 1 FROM entries WHERE partition = ? AND message = ? LIMIT 1"
         return bool(self._rows) and bool(self._rows_of(sql, (partition, message_id)))
 
     @property
     def newest_id(self) -> int:
-        """The id of the newest row, or 0 if there was none. The row may have been removed since."""
+        """The id of the row that was inserted last, or 0 if no row was inserted yet. The row may be gone already."""
         return self._last_id
 
     def unread(self, partition: int, first: int, last: int, *, after_id: int, limit: int) -> list[OutstandingEntry]:
-        """Return deliveries that are parked because their message, its update or earlier results could not be read.
-        Only rows for messages at the offsets from `first` to `last` are returned. A row that stands for a range of
-        messages is also returned if the range begins before `first`, even if it ends before `first`. At most `limit`
-        rows with ids above `after_id` are returned, in the order of their ids.
+        """Return the rows of deliveries that are parked because their message, its update or earlier results could not
+        be read. The offset of the message must be from `first` to `last`. One row can stand for a whole range of
+        messages: such a row is also returned if its range begins before `first`, even if the range ends before `first`.
+        Return at most `limit` rows with ids above `after_id`, sorted by id.
         """
         sql = (
             "SELECT * FROM entries WHERE partition = ? AND bare = ? AND due_ms IS NULL AND message_offset <= ? AND"
@@ -285,17 +289,18 @@ class OutstandingIndex:
         return next((int(row[0]) for row in self._rows_of(sql, (partition,))), 0)
 
     def oldest_put_ms(self, partition: int) -> int | None:
-        """Return the time of the put of the oldest message that has a delivery in this partition of the topic
-        `outstanding`. Return None if there is no delivery, and 0 if a row stands for a range of unreadable messages.
+        """Return the put time of the oldest message with a delivery in this partition of the topic `outstanding`.
+        Return None if there is no delivery. Return 0 if a row stands for a range of unreadable messages, because their
+        put times are unknown.
         """
         if self._rows_of(f"SELECT 1 FROM entries WHERE {_DAMAGED} LIMIT 1", (partition,)):
             return 0
         return self._put_ms("SELECT message FROM entries WHERE partition = ? ORDER BY message LIMIT 1", (partition,))
 
     def oldest_bare_put_ms(self, partition: int) -> int | None:
-        """Return the time of the put of the oldest message whose record in this partition of `outstanding` has no copy
-        of the message. The message's data is only in the topic `messages`. Return None if there is no such message, and
-        0 if a row stands for a range of unreadable messages.
+        """Return the put time of the oldest message whose data is only in the topic `messages`, because its record in
+        this partition of `outstanding` has no copy. Return None if there is no such message. Return 0 if a row stands
+        for a range of unreadable messages, because their put times are unknown.
         """
         if self._rows_of(f"SELECT 1 FROM entries WHERE {_DAMAGED} LIMIT 1", (partition,)):
             return 0
@@ -306,7 +311,8 @@ class OutstandingIndex:
         """Return how many messages of a partition wait for this listener at the time `at_ms`, and when the oldest of
         them was put. Parked deliveries, and messages whose `deliver_at` is later, do not wait for the listener.
 
-        If many messages have become due, a call counts only some of them, and later calls count the rest.
+        A call counts at most `_COUNTED_AT_ONCE` messages whose `deliver_at` has come since the previous call. Later
+        calls count the rest.
         """
         count = self.counts.get(listener_id)
         if count is None or not count.due.get(partition):
@@ -321,7 +327,7 @@ class OutstandingIndex:
         return number, self._put_ms(sql, place) if number else None
 
     def _count_due_at(self, count: Count, listener_id: str, place: tuple[int, int], at_ms: int) -> None:
-        """Count deliveries as waiting whose `deliver_at` has come, at most `_COUNTED_AT_ONCE` of them."""
+        """Count at most `_COUNTED_AT_ONCE` more deliveries as waiting, because their `deliver_at` has come."""
         more = self._database.execute(
             "UPDATE entries SET waits = 1 WHERE id IN (SELECT id FROM entries WHERE partition = ? AND listener = ?"
             f" AND due_ms <= ? AND {_SCHEDULED} LIMIT ?)",
@@ -332,8 +338,8 @@ class OutstandingIndex:
             self.changed.setdefault(listener_id, set()).add(place[0])
 
     def _is_counted(self, entry: OutstandingEntry) -> bool:
-        """Return whether the row is counted as waiting now. Look into the database if `entry` says no, because the row
-        may have been counted after `entry` was read.
+        """Return whether the index counts the delivery as waiting now. If `entry.waits` is false, ask the database,
+        because the row may have changed after `entry` was read.
         """
         return entry.waits or any(
             row[0] for row in self._rows_of("SELECT waits FROM entries WHERE id = ?", (entry.id,))

@@ -20,8 +20,8 @@ from broker.errors import LogUnavailable
 
 
 class Mending:
-    """The parked deliveries of a worker whose messages are in an unreadable part of the log. The deliveries wait until
-    this part is readable again, or is given up as lost.
+    """The parked deliveries of a worker whose messages can't be read from the log. When a message can be read again,
+    its deliveries are retried. When a message is given up as lost, its deliveries are cancelled.
     """
 
     def __init__(
@@ -43,17 +43,17 @@ class Mending:
     async def review(
         self, partition: int, damage: Damage, given_up: Damage, *, first: int = 0, last: int = LAST_OFFSET
     ) -> None:
-        """Retry the deliveries that were parked because their message, its update or earlier results were unreadable,
-        if the message is in no unreadable range any more. Cancel the deliveries of messages that were given up as lost.
-        While records of `outstanding` or `deliveries` are unreadable in the partition, single deliveries stay parked,
-        because they may have been delivered.
+        """Examine the deliveries that were parked because their message, its update or earlier results were unreadable.
+        If the message was given up as lost, cancel the delivery. If the message is in no unreadable range any more,
+        retry the delivery. But keep the delivery parked while records of `outstanding` or `deliveries` in the partition
+        are unreadable, because it may have succeeded. A row that stands for a range of messages is retried even then.
 
-        Only deliveries of messages at the offsets from `first` to `last` change. Deliveries that were parked for
-        another reason stay as they are.
+        Change only deliveries of messages at the offsets from `first` to `last`. Do not change deliveries that were
+        parked for another reason.
         """
-        # While results in the partition are unreadable, a parked delivery stays parked: it may have been delivered.
+        # If results of attempts in the partition are unreadable, keep deliveries parked: they may have succeeded.
         unknown = any(one.partition == partition and one.topic in ("outstanding", "deliveries") for one in damage)
-        # Rows with an id above `newest` were written after this method began, so this method leaves them out.
+        # Leave out rows with an id above `newest`, because they were written after this method began.
         at, newest = -1, self._index.newest_id
         while partition in self._owned and (
             rows := self._index.unread(partition, first, last, after_id=at, limit=self._tuning.rows_at_once)

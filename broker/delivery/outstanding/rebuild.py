@@ -31,15 +31,15 @@ class Outcomes:
     """The results of a partition's deliveries, read from the topic `deliveries`."""
 
     def __init__(self) -> None:
-        # The newest failed attempt of each delivery, by listener id and message id.
-        # After its failed attempt, a delivery may have succeeded: see delivered().
+        # By listener id and message id: the delivery's newest attempt, if this attempt has failed.
+        # A delivery in `failed` may have succeeded after this attempt. Use delivered() to check that.
         self.failed: dict[Key, DeliveryAttempted] = {}
         self.whole = True  # whether all records could be read
-        # A bit for each offset, by listener id. The bit is 1 if the message at the offset was delivered.
+        # By listener id: one bit for each offset. The bit is 1 if the message at this offset was delivered.
         self._delivered: dict[str, bytearray] = {}
 
     def delivered(self, listener_id: str, offset: int) -> bool:
-        """Return whether a result that could be read says that the listener has accepted the message at this offset."""
+        """Return whether the readable results say that the listener has accepted the message at this offset."""
         bits, (byte, bit) = self._delivered.get(listener_id, b""), divmod(offset, 8)
         return byte < len(bits) and bool(bits[byte] >> bit & 1)
 
@@ -89,9 +89,9 @@ async def outcomes_of(requests: LogReader, topic: str, partition: int) -> Outcom
 async def rebuilt(
     requests: LogReader, topic: str, partition: int, outcomes: Outcomes, streams: Streams, *, at_once: int
 ) -> AsyncIterator[dict[Key, OutstandingEntry]]:
-    """Yield the deliveries that the topic `outstanding` should hold for these listeners, without reading this topic.
-    The deliveries are computed from the messages and the results of attempts. Deliveries of readable messages come
-    first, in the order of the messages.
+    """Yield the deliveries to these listeners that the topic `outstanding` should hold, without reading this topic. A
+    delivery should be there if the listener's committed offset has passed the message, but no result in `outcomes` says
+    that the message was delivered. Deliveries of readable messages come first, in the order of the messages.
 
     `topic` is the name of the topic `messages`. Raises LogUnavailable if Kafka does not answer.
     """
@@ -124,7 +124,9 @@ async def rebuilt(
 
 
 class _Stream:
-    """A listener in one partition. Its committed offset says which messages the listener has passed."""
+    """A listener's progress in one partition, taken from its committed offset. passed() returns whether the listener's
+    delivery stream has finished a message: delivered it, or moved its delivery to the topic `outstanding`.
+    """
 
     def __init__(self, listener: Listener, cursor: Cursor, partition: int) -> None:
         self.listener = listener
@@ -142,8 +144,8 @@ class _Stream:
 def _entry_of(
     record: Record, partition: int, key: Key, failed: DeliveryAttempted | None, *, known: bool
 ) -> OutstandingEntry:
-    """Return the SQLite index row of a message's delivery. `failed` is its newest attempt, which has failed, or None if
-    there was no attempt or it is unknown.
+    """Return the SQLite index row for the delivery of this message. `failed` is the newest attempt of the delivery,
+    which has failed. `failed` is None if no attempt was made, or if no attempt is known.
     """
     ordering_key, deliver_at_ms = None, 0
     try:
@@ -153,7 +155,7 @@ def _entry_of(
         pass
     if failed is not None:
         return _entry_after(failed, ordering_key)
-    # If results are unreadable, the message may have been delivered, so park the delivery instead of sending it.
+    # If some results are unreadable, the message may have been delivered. So park the delivery, and do not send it.
     due_ms = (deliver_at_ms or now_ms()) if known else None
     return _row(
         partition,
@@ -167,7 +169,9 @@ def _entry_of(
 
 
 def _entry_after(event: DeliveryAttempted, ordering_key: str | None = None) -> OutstandingEntry:
-    """Return the SQLite index row for a delivery whose newest known attempt has failed."""
+    """Return the SQLite index row for a delivery. `event` is its newest attempt that could be read. This attempt has
+    failed.
+    """
     return _row(
         event.partition,
         (event.listener_id, event.message_id),

@@ -29,11 +29,11 @@ log = logging.getLogger(__name__)
 
 _TRIES_MAX: Final = 10
 _PAUSE_S: Final = 0.2
-_RECORD_BYTES: Final = 1  # Kafka answers a fetch of at most this many bytes with one whole record batch.
+_RECORD_BYTES: Final = 1  # If a fetch asks for 1 byte, Kafka returns one whole record batch.
 
 
 class OutstandingRecords:
-    """A reader of the topic `outstanding`, which holds deliveries that are parked, or that wait for example for a
+    """A reader of the topic `outstanding`. This topic holds deliveries that are parked, or that wait, for example for a
     retry.
     """
 
@@ -50,7 +50,7 @@ class OutstandingRecords:
         self._deliveries_topic = deliveries_topic
         self._topic = topic
         self.fillers: dict[int, set[bytes]] = {}
-        self.ends: dict[int, int] = {}  # The offset up to which the topic `outstanding` has been read, by partition.
+        self.ends: dict[int, int] = {}  # by partition: the offset up to which `outstanding` was read
         self._messages_topic = messages_topic
 
     async def all_of(
@@ -62,15 +62,16 @@ class OutstandingRecords:
         noted: OutstandingSum | None = None,
         found: Callable[[], KeySum | None] = KeySum,
     ) -> AsyncIterator[dict[Key, OutstandingEntry | None]]:
-        """Yield the deliveries of a partition in batches, in the order of their records in the topic `outstanding`. A
-        later value for a delivery replaces an earlier one. The value None means that the delivery has ended, or that
-        only a newer version can decode its record. Raises LogUnavailable if Kafka does not answer.
+        """Yield the deliveries of a partition in batches, in the order of their records in the topic `outstanding`. If
+        a delivery is yielded again, its new value replaces the former one. The value is None if the delivery has ended,
+        or if only a newer version of Everput can decode its record. Raises LogUnavailable if Kafka does not answer.
 
-        If records are unreadable or missing, then yield deliveries that are computed from other topics, and after them
-        all readable records from the beginning on.
+        If records are unreadable or missing, next yield the deliveries that can be computed from other topics. Then
+        yield all readable records of the partition once more.
 
-        `noted` is the fingerprint of the partition's deliveries that its former owner committed. `found` returns the
-        fingerprint of the deliveries that were yielded, or None if nobody needs these deliveries any more.
+        `noted` is the fingerprint of the partition's deliveries that the partition's former owner committed. `found`
+        returns the fingerprint of the deliveries that were yielded until now. If the two differ, records are missing.
+        If `found` returns None, the caller has stopped, and the fingerprints are not compared.
         """
         name = self._topic.name
         at = (await self._requests.offsets(name, {partition: EARLIEST}))[partition]
@@ -83,9 +84,9 @@ class OutstandingRecords:
                 self._requests.report(damage)
                 raise damage
         except LogDamaged:
-            # Records of the topic `outstanding` are unreadable or missing: compute its deliveries from other topics.
-            # Deliveries without a success in the topic `deliveries` are yielded before the readable records.
-            # The readable records of `outstanding` come last, with None for each delivery that has succeeded.
+            # If records of the topic `outstanding` are unreadable or missing, compute its deliveries from other topics.
+            # First yield the computed deliveries: those that have not succeeded according to the topic `deliveries`.
+            # Then yield all readable records of `outstanding`, with None for each delivery that has succeeded.
             outcomes = Outcomes()
             if self._deliveries_topic is not None:
                 outcomes = await outcomes_of(self._requests, self._deliveries_topic, partition)
@@ -103,8 +104,8 @@ class OutstandingRecords:
                 }
 
     async def _end(self, partition: int, noted: int) -> int:
-        """Return the end offset of the partition. If Kafka returns an offset below `noted`, ask up to nine times more,
-        because a new partition leader may report a lower offset for a moment.
+        """Return the end offset of the partition. If Kafka returns an offset below `noted`, ask again, up to nine
+        times, because a new partition leader may report too low an offset for a moment.
         """
         for tried in range(_TRIES_MAX):
             end = (await self._requests.offsets(self._topic.name, {partition: LATEST}))[partition]
@@ -120,7 +121,7 @@ class OutstandingRecords:
         async for record in self._requests.walk(self._topic.name, partition, at, end, pass_damaged=pass_damaged):
             if record.key is None:
                 continue
-            # An empty value means: Kafka had lost the record, and `everput serve` has put an empty one in its place.
+            # If the value is empty, Kafka has lost the record, and `everput serve` has put an empty one in its place.
             if record.value == b"":
                 damage = LogDamaged(self._topic.name, partition, record.offset, record.offset)
                 if not pass_damaged:
@@ -143,9 +144,9 @@ class OutstandingRecords:
         if entry.record is not None:
             return await self._message(entry, entry.record, entry.record_offset)
         key, at, size, buried, behind = entry.key, entry.record_offset, _RECORD_BYTES, False, False
-        damaged = at < 0  # If `at` is negative, the record was unreadable or missing at the take-over of the partition.
+        damaged = at < 0  # The offset is negative if the record could not be read at the take-over.
         try:
-            # Search up to the end of the partition, because Kafka may have kept only a later record with the same key.
+            # Search to the end of the partition: compaction may have left only a later record with the same key.
             while not damaged:
                 fetched = await self._requests.read(self._topic.name, entry.partition, at, bytes_max=size)
                 for record in fetched.records:
@@ -194,7 +195,7 @@ class OutstandingRecords:
                 fetched = await self._requests.read(self._messages_topic, partition, at, bytes_max=_RECORD_BYTES)
             except OffsetTooOld:
                 begin = (await self._requests.offsets(self._messages_topic, {partition: EARLIEST}))[partition]
-                # If the offset is not too low, a new partition leader may lack it for a moment. The caller tries again.
+                # If the message was not deleted, a new partition leader lacks it for a moment. The caller tries again.
                 if at >= begin:
                     raise
                 at = begin
@@ -225,8 +226,8 @@ class OutstandingRecords:
 
 
 def _decoded(value: bytes, partition: int, offset: int) -> KeptDelivery | None:
-    """Decode a record of the topic `outstanding`. Return None if it is no delivery, or if only a newer version of the
-    program can decode it.
+    """Decode a record of the topic `outstanding`. Return None if the record is no delivery, or if only a newer version
+    of Everput can decode it.
     """
     try:
         event = decode(value)

@@ -22,16 +22,16 @@ from broker.delivery.tuning import Tuning
 
 @dataclass(slots=True)
 class _Redriving:
-    """The redrives of one listener that may still have to make deliveries due. A redrive makes parked and retrying
-    deliveries due now.
+    """The redrives of one listener that are in progress. A redrive is a request to retry deliveries now: it makes
+    parked and retrying deliveries due.
     """
 
-    named: deque[str]  # message ids listed in the redrives; an id is removed when its deliveries are made due
+    named: deque[str]  # ids of messages that the redrives name and whose deliveries were not made due yet
     count: int  # number of all redrives of the listener so far
 
 
 class Schedule(Protocol):
-    """The schedule of stored deliveries, in which redrives make deliveries due now. The class Due implements it."""
+    """The schedule of stored deliveries, which redrives change. The class Due implements this schedule."""
 
     taken: dict[int, OutstandingEntry]
 
@@ -40,18 +40,20 @@ class Schedule(Protocol):
 
 
 class Redrives:
-    """The redrives of all listeners in one worker, each of which makes parked and retrying deliveries due now."""
+    """The redrives of all listeners in one worker. A redrive is a request to retry deliveries now: it makes parked and
+    retrying deliveries due.
+    """
 
     def __init__(self, index: OutstandingIndex, owned: Collection[int], tuning: Tuning) -> None:
         self._index = index
         self._owned = owned
         self._tuning = tuning
         self._under_way: dict[str, _Redriving] = {}
-        self._done: dict[str, int] = {}  # by listener: the number of redrives that have made all their deliveries due
+        self._done: dict[str, int] = {}  # by listener id: how many of its redrives are complete
 
     def __contains__(self, listener_id: str) -> bool:
         """Return whether a redrive (a request to retry deliveries now) may still make deliveries of this listener due.
-        Deliveries that are due already may not have been attempted yet.
+        Return False when all its deliveries are due, even if they were not attempted yet.
         """
         return listener_id in self._under_way
 
@@ -60,9 +62,9 @@ class Redrives:
         self._under_way.pop(listener_id, None)
 
     def begin_now(self, listener: Listener, due: Schedule) -> None:
-        """Begin the listener's new redrives, which make parked and retrying deliveries due. Deliveries that the
-        listener's dispatcher already has are due immediately. The listener's other deliveries become due a few at a
-        time.
+        """Begin the listener's new redrives, which make parked and retrying deliveries due. Deliveries that are with
+        the listener's dispatcher become due immediately. The others become due later, a few at a time, because there
+        may be very many.
         """
         at_ms = now_ms()
         for entry in due.taken.values():
@@ -81,8 +83,8 @@ class Redrives:
             due.note(listener.id, 0)
 
     def apply_some(self, listener: Listener, due: Schedule) -> int:
-        """Make some deliveries due that a redrive (a request to retry now) concerns. Return how many deliveries or
-        message ids were examined.
+        """Make the next `redriven_at_once` deliveries due that a redrive (a request to retry now) concerns. Return how
+        many deliveries or message ids were examined.
         """
         redriving = self._under_way[listener.id]
         if not redriving.named:
@@ -137,7 +139,9 @@ class Redrives:
             await asyncio.sleep(0)
 
     def undo(self, entry: OutstandingEntry, due: Schedule) -> None:
-        """Undo the redrive of one delivery: the delivery is parked or retrying again, as it was before the redrive."""
+        """Undo the redrive (request to retry now) of one delivery: it is parked or retrying again, as before the
+        redrive.
+        """
         entry.undo()
         entry.queued_ms = entry.due_ms if entry.key_queue is None else None
         self._index.redriven(entry, now_ms(), was_parked=False)

@@ -67,7 +67,7 @@ class Outstanding:
         self._dispatchers = dispatchers
         self._index = OutstandingIndex(tuning.index_cache_kib)
         self._owned: set[int] = set()
-        # By ordering key: deliveries being written to `outstanding`. Later deliveries of the key wait for them.
+        # By ordering key: deliveries that are being written to `outstanding`. The key's later deliveries must wait.
         self._coming: ArrivingOffsets[KeyQueue] = ArrivingOffsets()
         self._redrives = Redrives(self._index, self._owned, tuning)
         self._due = due = Due(
@@ -92,7 +92,7 @@ class Outstanding:
         `streams` returns the listeners' committed offsets; it is called only if the topic is damaged. `noted` is the
         fingerprint of the deliveries that the partition's former owner committed, as text.
         """
-        # The index has the lost records' deliveries by now. So let flush() delete the empty records in their place.
+        # The index now has the deliveries whose records were lost. So let flush() delete the empty records.
         for key in await self._sync.read(partition, streams, noted):
             self._settled.setdefault(partition, []).append((key, None))
 
@@ -123,8 +123,8 @@ class Outstanding:
     # Deliveries that are stored
 
     def overtakes(self, delivery: Delivery) -> bool:
-        """Return whether an attempt of this delivery would break the order of its ordering key. This is so if an
-        earlier delivery with the key is being written to the topic `outstanding`, or is stored there and not parked.
+        """Return whether an attempt of this delivery would break the order of its ordering key, because an earlier
+        delivery with the key is being written to the topic `outstanding`, or is stored there and not parked.
         """
         key_queue = _key_queue(delivery) if self._coming or self._index.queued_keys else None
         if key_queue is None:
@@ -135,13 +135,13 @@ class Outstanding:
     def expect(
         self, delivery: Delivery, message: Message, status: int | None, error: str | None, due_ms: int | None
     ) -> KeptDelivery:
-        """Announce that a delivery will be written to the topic `outstanding`, and return its event. Later deliveries
-        of its ordering key then wait for it, unless it is parked. Call expect_no_more() if it is not written.
+        """Announce that a delivery will be written to the topic `outstanding`, and return its event. From now on, later
+        deliveries of its ordering key wait for it, unless it is parked. If it is not written, call expect_no_more().
         """
         key_queue = _key_queue(delivery)
         if key_queue is not None and due_ms is not None:
             self._coming.join(key_queue, delivery.offset)
-        # The event stores the number of redrives seen so far. A redrive with a higher number is newer than the event.
+        # The event holds the number of the listener's redrives until now. A redrive with a higher number is newer.
         return kept_event(delivery, message, status, error, due_ms)
 
     def expect_no_more(self, delivery: Delivery) -> None:
@@ -152,19 +152,19 @@ class Outstanding:
             self._due.advance(key_queue)
 
     async def set_aside(self, delivery: Delivery, event: KeptDelivery) -> bool:
-        """Write a delivery's event, which expect() returned, to the topic `outstanding`. Try until Kafka has stored the
-        event. Return False if the delivery was dropped first, because the worker lost the partition or the listener was
-        deleted.
+        """Write a delivery's event, which expect() returned, to the topic `outstanding`. Repeat the write until Kafka
+        has stored the event. Return False if the delivery is dropped before, because the worker lost the partition or
+        the listener was deleted.
         """
         stream = delivery.stream
         key, value = entry_key(event.listener_id, event.message_id), encode(event)
         message = delivery.message
-        # The first record of a delivery in `outstanding` counts as stored bytes of the organization.
-        # A later record of a delivery counts only after an update of the message. The old data was counted already.
+        # Count the first record of a delivery in `outstanding` as stored bytes of the organization.
+        # Count a later record of the delivery only if the message was updated. Unchanged data was counted before.
         counts = delivery.entry is None or (message is not None and message.change() >= 0)
         while delivery.state is not DROPPED:
             try:
-                # Check for each try that this worker owns the partition: another worker may have delivered the message.
+                # Before each try, check that this worker still owns the partition: another may have sent the message.
                 await self._assure()
                 if delivery.state is DROPPED:
                     break
@@ -173,7 +173,7 @@ class Outstanding:
                 await asyncio.sleep(self._tuning.append_pause_s)
                 continue
             if self._count is not None and counts:
-                # Count twice the bytes: before Kafka compacts the topic, outdated records can take as much space again.
+                # Count the bytes twice: until Kafka compacts the topic, outdated records can take as much space again.
                 self._count(event.organization_id, 2 * len(value))
             if delivery.state is DROPPED:
                 self._written.doubt(stream.partition, key)
@@ -201,7 +201,7 @@ class Outstanding:
 
     def _enter(self, entry: OutstandingEntry) -> None:
         """Add a record that was written to the topic `outstanding` to the index. If a redrive (a request to retry now)
-        has arrived since this worker began to write the record, the delivery is due now.
+        came during the write, the delivery is due now.
         """
         dispatcher, key_queue = self._dispatchers.get(entry.listener_id), entry.key_queue
         if dispatcher is not None and entry.redrive(dispatcher.listener.redrives, now_ms()) and key_queue is None:
@@ -221,8 +221,8 @@ class Outstanding:
         return len(self._index)
 
     def is_outstanding(self, delivery: Delivery) -> bool:
-        """Return whether this delivery is stored in the topic `outstanding` already. This can be so after a crash
-        before the commit of the listener's offset: the worker then reads the message again.
+        """Return whether this delivery is already stored in the topic `outstanding`. This is possible after a crash: if
+        the listener's offset was not committed before, the worker reads the message again.
         """
         message, listener_id = delivery.message, delivery.stream.dispatcher.listener.id
         if message is None or listener_id not in self._index.counts:
@@ -244,21 +244,21 @@ class Outstanding:
         return "parked" if entry.due_ms is None else "retrying"
 
     def retrying(self, partition: int, listener_id: str) -> bool:
-        """Return whether a delivery from this partition to the listener waits in `outstanding` for an attempt. Return
-        True also while a redrive may still make parked deliveries of the listener due.
+        """Return whether a delivery from this partition to the listener waits in `outstanding` for an attempt. Also
+        return True while a redrive is still making parked deliveries of the listener due.
         """
         count = self._index.counts.get(listener_id)
         return count is not None and (listener_id in self._redrives or count.due.get(partition, 0) > 0)
 
     def waiting(self, partition: int, listener_id: str) -> tuple[int, int | None]:
-        """Return how many messages wait for this listener in the partition's part of `outstanding`, and when the oldest
-        of them was put. Parked deliveries, and messages whose `deliver_at` is later, do not wait.
+        """Return how many messages in this partition of `outstanding` wait for the listener, and when the oldest of
+        them was put. Parked deliveries, and messages whose `deliver_at` is later, do not wait.
         """
         return self._index.waiting(partition, listener_id, now_ms())
 
     def held(self, partition: int, listener_id: str) -> tuple[int, int]:
-        """Return two numbers for the listener in the partition: of its parked deliveries, and of its deliveries that
-        will be retried after a failed attempt.
+        """Return two numbers of the listener's deliveries in this partition: how many are parked, and how many will be
+        retried after a failed attempt.
         """
         count = self._index.counts.get(listener_id)
         return (0, 0) if count is None else (count.parked.get(partition, 0), count.retrying.get(partition, 0))
@@ -280,19 +280,19 @@ class Outstanding:
         return set(self._index.counts)
 
     def has_message(self, partition: int, message_id: str) -> bool:
-        """Return whether this partition of `outstanding` has a delivery of this message to any listener."""
+        """Return whether this partition of `outstanding` has a delivery of this message to at least one listener."""
         return self._index.has_message(partition, message_id)
 
     def oldest_put_ms(self, partition: int) -> int | None:
-        """Return the put time of the oldest message that has a delivery in this partition of `outstanding`. Return None
-        if there is no delivery, and 0 if one delivery stands for a range of unreadable messages.
+        """Return the put time of the oldest message with a delivery in this partition of `outstanding`; None if there
+        is no delivery. Return 0 if one delivery stands for a range of unreadable messages.
         """
         return self._index.oldest_put_ms(partition)
 
     def oldest_bare_put_ms(self, partition: int) -> int | None:
-        """Return when the oldest message was put whose record in this partition of `outstanding` has no copy of the
-        message. The message's data is only in the topic `messages`. Return None if there is no such message, and 0 if
-        one delivery stands for a range of unreadable messages.
+        """Return the put time of the oldest message whose data is only in `messages`, because its record in this
+        partition of `outstanding` has no copy; None if there is no such message. Return 0 if one delivery stands for a
+        range of unreadable messages.
         """
         return self._index.oldest_bare_put_ms(partition)
 
@@ -339,15 +339,15 @@ class Outstanding:
                 raise
 
     def returned(self, delivery: Delivery) -> None:
-        """Schedule a delivery that came from the topic `outstanding` and could not be attempted now. The delivery is
-        attempted as soon as the listener can take it, unless only a cancelled redrive made it due.
+        """Schedule a delivery from the topic `outstanding` again, because it could not be attempted now. But if only a
+        redrive had made the delivery due, and this redrive was cancelled, undo the redrive instead.
         """
         if delivery.entry is not None:
             self._due.put_back(delivery.entry)
 
     def removed(self, listener_id: str) -> None:
-        """Schedule the stored deliveries that a removed dispatcher held, in case the listener gets a dispatcher again.
-        Deliveries of this listener that were being written to the topic `outstanding` no longer block others.
+        """Reschedule the deliveries that a removed dispatcher held, in case the listener gets a dispatcher later. Its
+        deliveries no longer wait for earlier ones of their ordering key that are being written to `outstanding`.
         """
         key_queues = self._coming.forget(lambda key_queue: key_queue[0] == listener_id)
         for entry in [one for one in self._due.taken.values() if one.listener_id == listener_id]:
@@ -380,13 +380,13 @@ class Outstanding:
                     await self._damaged.again(entry)
                     return None
                 message = await self._records.message(entry)
-                # If `message` is None, the delivery leaves the index. Kafka may still have its record, so note the key.
+                # Without a message, the delivery leaves the index, but Kafka may still have its record: note the key.
                 if message is None:
                     self._written.doubt(entry.partition, entry.key)
             except LogDamaged:
                 await self._damaged.park_again(entry)
                 return None
-            # The read can have taken long, so check that the worker still owns the partition.
+            # The read may have taken long, so check that the worker still owns the partition.
             await self._assure()
         except LogUnavailable as error:
             return error

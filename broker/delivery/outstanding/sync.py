@@ -29,16 +29,18 @@ _UNKNOWN: Final = -1  # no count of changes
 
 
 class WatchedAppender:
-    """An appender to one topic that remembers, for each partition, its appends and whether they have succeeded."""
+    """An appender to one topic. For each partition, it remembers which appends are in progress, and which records may
+    or may not be stored.
+    """
 
     def __init__(self, topic: Appender) -> None:
         self._topic = topic
-        # By partition: a counter that grows by 1 when an append begins, and by 1 when the append ends.
+        # By partition: the number of appends that have begun, plus the number of appends that have ended.
         self.changes: defaultdict[int, int] = defaultdict(int)
-        # The number of records that Kafka has acknowledged, by partition.
+        # By partition: the number of records that Kafka has acknowledged.
         self.records: defaultdict[int, int] = defaultdict(int)
         self._under_way: defaultdict[int, int] = defaultdict(int)
-        # The keys of records about which Kafka and the index may disagree, by partition.
+        # By partition: the keys for which the records in Kafka and the rows of the index may differ.
         self._in_doubt: defaultdict[int, set[bytes]] = defaultdict(set)
 
     @property
@@ -46,12 +48,14 @@ class WatchedAppender:
         return self._topic.name
 
     def settled(self, partition: int) -> bool:
-        """Return whether all appends to this partition have ended, and have a known result."""
+        """Return whether it is certain which records this partition holds: no append is in progress, and no record is
+        in doubt.
+        """
         return not self._under_way[partition] and not self._in_doubt[partition]
 
     def doubt(self, partition: int, key: bytes) -> None:
-        """Remember that the index may lack a record with this key. When a later record with the same key is written,
-        this is forgotten.
+        """Remember that Kafka may have a record with this key that the index does not have. This doubt ends when
+        another record with the key is written.
         """
         self._in_doubt[partition].add(key)
 
@@ -90,7 +94,9 @@ class WatchedAppender:
 
 
 class IndexSync:
-    """The part of a worker that fills the SQLite index from the topic `outstanding`, and checks that both agree."""
+    """The part of a worker that fills the SQLite index from the topic `outstanding`, and checks that the index and the
+    topic agree.
+    """
 
     def __init__(
         self,
@@ -108,19 +114,19 @@ class IndexSync:
         self._due = due
         self._tuning = tuning
         self._reading: dict[int, object] = {}  # the latest read() of each partition
-        # For each partition of `outstanding`, an offset up to which the index has all records, and a count of records.
-        # The count in `_known` says how many records this worker had written to the partition when it noted the offset.
+        # The first number in `_known` is an offset of `outstanding`. The index has all earlier records.
+        # The second number in `_known` is how many records this worker had written when it noted that offset.
         self._known: dict[int, tuple[int, int]] = {}
-        # By partition of `outstanding`: the value of `_written.changes` at the newest fingerprint, and the fingerprint.
-        # If `_written.changes` has grown since the newest fingerprint, the partition needs a new fingerprint.
+        # By partition: the value of `_written.changes` when the newest fingerprint was made, and this fingerprint.
+        # If `_written.changes` has grown since a fingerprint was made, the partition needs a new fingerprint.
         self._noted: dict[int, tuple[int, str]] = {}
 
     async def read(self, partition: int, streams: Callable[[], Streams], noted: str) -> Collection[bytes]:
         """Read a partition's deliveries from the topic `outstanding` into the SQLite index.
 
-        Return the keys of the empty records with which `everput serve` has replaced records that Kafka lost. Raises
-        LogUnavailable if Kafka does not answer. A later read() of the partition, or close(), stops this read, which
-        then returns nothing.
+        Return the keys of empty records, which `everput serve` has put in the place of records that Kafka lost. Raises
+        LogUnavailable if Kafka does not answer. If read() is called again for the partition, or if close() is called,
+        this call stops and returns no keys.
         """
         reading = self._reading[partition] = object()
 
@@ -157,17 +163,17 @@ class IndexSync:
                 and entry.key_queue is not None
                 and not self._index.begins_before(entry.key_queue, entry.message_offset)
             ):
-                entry.queued_ms = entry.due_ms  # First delivery of its ordering key: queue it for its due time.
+                entry.queued_ms = entry.due_ms  # Examine the first delivery of an ordering key when it is due.
         for before in self._index.write(partition, rows, now_ms()):
             if before.key_queue is not None and before.queued_ms is not None:
                 self._due.advance(before.key_queue, foreseen=True)
 
     def close(self) -> None:
-        """Make each read() that has not ended yet stop at its next step."""
+        """Stop each read() that is in progress, at its next step."""
         self._reading.clear()
 
     def notes(self) -> dict[int, str]:
-        """Return, by partition, the newest known fingerprint of its deliveries in the topic `outstanding`, as text."""
+        """Return, by partition, the newest fingerprint of the deliveries in the topic `outstanding`, as text."""
         return {partition: text for partition, (_, text) in self._noted.items()}
 
     async def note(self, partitions: Iterable[int]) -> None:
@@ -192,10 +198,11 @@ class IndexSync:
                     self._noted[partition] = changes[partition], found[partition]._replace(end=end).text()
 
     async def _knows(self, partition: int, end: int) -> bool:
-        """Return whether the index agrees with the records in Kafka before this offset.
+        """Return whether the index agrees with Kafka's records of the partition before the offset `end`.
 
-        Kafka can have more records than this worker has written: an append may have been sent twice, or the partition's
-        former owner may have sent one late. In this case, compare the index with these records.
+        Kafka may have more records than this worker has written: an append may have been stored twice, or the
+        partition's former owner may have sent one late. In this case, read the records since the previous check, and
+        compare the index with them.
         """
         begin, before = self._known.get(partition, (0, 0))
         last: dict[bytes, bool] = {}

@@ -22,34 +22,35 @@ from broker.errors import LogDamaged, LogUnavailable
 
 log = logging.getLogger(__name__)
 
-_RECORD_BYTES_MIN: Final = 128  # A message's record always has more bytes than this.
+_RECORD_BYTES_MIN: Final = 128  # The record of a message always has more bytes than this.
 
 
 class Source(Protocol):
-    """The source of older messages for listeners that lag. It also parks deliveries whose messages can't be read (keeps
-    them without further attempts).
+    """The source of older messages for listeners that lag. If messages can't be read, it can park their deliveries
+    (keep them without further attempts).
     """
 
     async def fetch(
         self, partition: int, offset: int, bytes_max: int, queue_ids: Collection[str]
     ) -> tuple[Sequence[Message], int]:
-        """Read messages of these queues from an offset on, in one fetch of about `bytes_max` bytes, which may have no
-        such message. Return the messages, and the offset of the next read. Raises LogDamaged if the first records are
-        unreadable, and LogUnavailable if Kafka does not answer or the worker has lost the partition.
+        """Read the messages of these queues from `offset` on, with one fetch of about `bytes_max` bytes. Return the
+        messages (perhaps none), and the offset at which the next read must begin. Raises LogDamaged if the first
+        records are unreadable, and LogUnavailable if Kafka does not answer or the worker has lost the partition.
 
-        If the offset was deleted, read from the partition's first record.
+        If Kafka has deleted the record at `offset`, read from the partition's first record on.
         """
 
     async def park_damaged(self, partition: int, ranges: Sequence[tuple[Dispatching, int, int]]) -> bool:
-        """Park deliveries whose messages can't be read: keep them without further attempts. Each of `ranges` is a
-        listener's dispatcher with the first and the last unreadable offset. Return False if this worker has not taken
-        the partition over. Raises LogUnavailable if Kafka does not answer or the worker has lost the partition.
+        """Park deliveries whose messages can't be read: keep them without further attempts. Each item of `ranges` is a
+        listener's dispatcher, and the first and the last offset of a range that can't be read. Return False if this
+        worker has not taken the partition over. Raises LogUnavailable if Kafka does not answer or the worker has lost
+        the partition.
         """
 
 
 def _adapt(stream: Stream, start: int, end: int, tuning: Tuning) -> None:
-    """Adapt the size of the next read of older messages for the listener. Double it if the listener took all messages
-    of this read, or halve it if the listener took less than half. Keep the size between `fetch_bytes_min` and
+    """Set the size of the listener's next read of older messages. If the listener took all messages of this read,
+    double the size. If the listener took less than half, halve the size. Keep the size between `fetch_bytes_min` and
     `fetch_bytes_max`.
     """
     wanted = stream.window.wanted()
@@ -60,8 +61,8 @@ def _adapt(stream: Stream, start: int, end: int, tuning: Tuning) -> None:
 
 
 class CatchUpQueue:
-    """The two queues of delivery streams (one partition's messages to one listener each) that wait for older messages:
-    one queue for streams to fast listeners, and one for all other streams.
+    """Two queues of delivery streams that wait for older messages. A delivery stream is the delivery of one partition's
+    messages to one listener. One queue has the streams to fast listeners; the other has all other streams.
     """
 
     def __init__(self) -> None:
@@ -77,9 +78,9 @@ class CatchUpQueue:
         self._some.release()
 
     async def next(self, *, first: bool) -> Stream:
-        """Wait until a delivery stream (one partition's messages to one listener) needs a read. Remove it from its
-        queue and return it. If `first` is true, prefer streams to fast listeners, else prefer the other streams. From
-        one queue, take the stream that has waited longest.
+        """Wait until a delivery stream (one partition's messages to one listener) is in a queue. Remove the stream from
+        its queue and return it. If `first` is true, take a stream to a fast listener if there is one. Otherwise, take
+        one of the other streams if there is one. From a queue, take the stream that has waited longest.
         """
         await self._some.acquire()
         wanted, instead = self._waiting if first else reversed(self._waiting)
@@ -106,8 +107,9 @@ class CatchUp:
         return [partial(self._run, first) for first in turns]
 
     def request(self, stream: Stream) -> None:
-        """Get the older messages that a lagging listener needs from a partition. Take these messages from the recent
-        messages in memory if possible. Otherwise, queue the request for a reader of older messages.
+        """Get the older messages of a partition that a lagging listener needs. If the worker has these messages in
+        memory, hand them to the listener at once. Otherwise, queue a request, and a catch-up reader will read the
+        messages from Kafka.
         """
         partition = self._partitions.get(stream.partition)
         if partition is None:
@@ -125,8 +127,8 @@ class CatchUp:
 
     @property
     def waiting(self) -> int:
-        """The number of requests for older messages that are queued. Each request is for one listener in one partition.
-        A request that another read has served meanwhile also counts, until its turn comes.
+        """The number of queued requests for older messages. Each request is for one listener in one partition. A
+        request that another listener's read has served already also counts, until a reader removes it from the queue.
         """
         return len(self._queue)
 
@@ -136,7 +138,7 @@ class CatchUp:
         """
         stream = await self._queue.next(first=first)
         if not stream.requested:
-            return  # The listener's request is over, for example because another read returned its messages.
+            return  # This request is over. For example, another listener's read has served it.
         try:
             await self._serve(stream)
         except LogUnavailable as error:
@@ -167,14 +169,14 @@ class CatchUp:
             if served % self._tuning.streams_at_once == 0:
                 await asyncio.sleep(0)
             if not other.requested:
-                continue  # The listener's request is over, for example because another read returned its messages.
+                continue  # This request is over. For example, another listener's read has served it.
             wanted = other.window.wanted()
             if other.dispatcher.listener.queue_id not in queue_ids:
-                # The read has searched only for messages of other queues, so this listener needs a read of its own.
+                # This read has left out messages of the listener's queue, so the listener needs another read.
                 continue
             if wanted is None or start <= wanted < end or not other.current:
                 self._done(other)
-                # Remember that the listener was served, because refill() may immediately set `requested` again.
+                # Remember that `stream` was served, because refill() may immediately set `stream.requested` again.
                 was_served = was_served or other is stream
                 if wanted is not None and other.current:
                     partition.bring(other, messages, start, end)
@@ -182,7 +184,7 @@ class CatchUp:
                     if other is stream:
                         _adapt(stream, start, end, self._tuning)
                     other.dispatcher.refill()
-        # If the read did not reach the listener's offset, the listener's next read begins only after a pause.
+        # If the read did not serve the stream for which it was made, make the stream's next read only after a pause.
         if stream.requested and not was_served:
             asyncio.get_running_loop().call_later(self._tuning.stuck_pause_s, self._done, stream)
 
@@ -212,8 +214,9 @@ class CatchUp:
                 await asyncio.sleep(0)
 
     def _queues_near(self, stream: Stream, start: int) -> set[str]:
-        """Return the ids of the queues whose messages the next read of older messages should include. These are queues
-        whose lagging listeners wait for offsets that the read can reach.
+        """Return the ids of the queues whose messages the next read of older messages should return. They are the queue
+        of this stream's listener, and the queues of other lagging listeners that need an offset which the read can
+        reach.
         """
         far = start + stream.fetch_bytes // _RECORD_BYTES_MIN
         queue_ids = {stream.dispatcher.listener.queue_id}

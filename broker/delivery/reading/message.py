@@ -14,8 +14,8 @@ from msgspec import UNSET
 from broker.core.codec import message_texts
 from broker.core.entities import Queue
 
-# If at most this many queue ids are wanted, a record batch that contains none of them is not parsed.
-# Searching a record batch for one queue id takes a sixth of the time that parsing the batch takes.
+# If at most this many queue ids are wanted, search a record batch for the ids. If it has none, do not parse it.
+# To search a record batch for one queue id takes a sixth of the time that parsing the batch takes.
 _SOUGHT_MAX: Final = 4
 
 
@@ -63,8 +63,8 @@ class Message:
         return self._body
 
     def change(self) -> int:
-        """Return the offset in the topic `changes` of the update that the data comes from, or -1 if the data is as
-        first put.
+        """Return the offset of the update that the message's data comes from, in the topic `changes`. Return -1 if the
+        data is as first put.
         """
         return self._change
 
@@ -91,7 +91,7 @@ class Message:
 
 def messages(records: Iterable[Any], queue_ids: Collection[str] | None = None) -> Iterator[Message]:
     """Yield the messages of the given queues that are in these Kafka records. If `queue_ids` is None, yield all
-    messages. The first header of a record holds the id of the message's queue, so only the yielded messages are
+    messages. The id of a message's queue is in the first header of its record, so records of other queues need not be
     decoded.
     """
     wanted = None if queue_ids is None else {queue_id.encode() for queue_id in queue_ids}
@@ -104,7 +104,7 @@ def messages(records: Iterable[Any], queue_ids: Collection[str] | None = None) -
 
 def may_be_in(queue_ids: Collection[str]) -> Callable[[bytes], bool] | None:
     """Return a function that tests whether the bytes of a record batch may contain messages of these queues. Return
-    None if there are so many queues that this test would not save time.
+    None if there are more than `_SOUGHT_MAX` queues: this test would then save no time.
     """
     if len(queue_ids) > _SOUGHT_MAX:
         return None

@@ -83,8 +83,8 @@ class Partition:
         return self._ring_bytes
 
     def pass_over(self, last: int) -> None:
-        """Skip unreadable records up to and including the offset `last`. A catch-up reader then tries to read these
-        records once more for each listener, and parks the deliveries if they are still unreadable.
+        """Skip unreadable records up to and including the offset `last`. A catch-up reader then tries once more to read
+        these records for each listener. If they are still unreadable, it parks the deliveries.
         """
         if last < self.tail:
             return
@@ -94,7 +94,7 @@ class Partition:
         for dispatchers in list(self._fed.values()):
             for dispatcher in list(dispatchers):
                 stream = dispatcher.stream(self.number)
-                # If the listener has already passed the unreadable offsets, it has nothing to skip.
+                # If the listener needs only messages after the unreadable offsets, it has nothing to skip.
                 if stream.window.begin > last:
                     continue
                 del dispatchers[dispatcher]
@@ -105,8 +105,8 @@ class Partition:
                 dispatcher.wake()
 
     def pass_damage(self, stream: Stream, own: Iterable[int], begin: int | None, last: int) -> None:
-        """Mark unreadable records as passed for one listener, so that it continues after them. The records at the
-        offsets in `own` are marked. If `begin` is not None, all records from `begin` to `last` are also marked.
+        """Mark unreadable records as passed for one listener, so that the listener continues after them. Mark the
+        records at the offsets in `own`. If `begin` is not None, also mark all records from `begin` to `last`.
         """
         window = stream.window
         reach = stream.dispatcher.listener.reach(self.number, self.tail)
@@ -121,8 +121,9 @@ class Partition:
         note_caught_up(stream)
 
     def place(self, dispatcher: Dispatching) -> None:
-        """Record that the listener's committed offset on this partition is loaded. From now on, the listener gets new
-        messages. A replay gets none. A listener that still needs older messages gets new ones later.
+        """Record that the listener's committed offset on this partition is loaded, and hand new messages to the
+        listener from now on. But a replay gets no new messages, and a listener that still needs older messages must get
+        these first.
         """
         self._placed.add(dispatcher)
         stream = dispatcher.streams.get(self.number)
@@ -140,7 +141,7 @@ class Partition:
 
     def feeds(self, dispatcher: Dispatching) -> bool:
         """Return whether new messages are handed to the listener as soon as they are read. Return False if older
-        messages must be searched for the listener first, or if the listener is a replay.
+        messages must be read for the listener first, or if the listener is a replay.
         """
         return dispatcher in self._fed.get(dispatcher.listener.queue_id, {})
 
@@ -149,7 +150,7 @@ class Partition:
             self._fed.setdefault(dispatcher.listener.queue_id, {})[dispatcher] = None
 
     def _trim(self) -> None:
-        """Drop the older half of the recent messages, again until the limits on their number and bytes are kept."""
+        """Drop the older half of the recent messages. Repeat this until their number and bytes are within limits."""
         ring = self._ring
         while len(ring) > self._ring_max or self._ring_bytes > self._ring_bytes_max:
             cut = (len(ring) + 1) // 2
@@ -158,9 +159,9 @@ class Partition:
             self._ring_from = ring[0].offset if ring else self.tail
 
     def from_ring(self, stream: Stream) -> bool:
-        """Hand a lagging listener the messages that it needs next, as many as it can take, from the recent messages in
-        memory. Return False if this is not possible: the listener's next offset is before the first offset in memory,
-        or the listener needs no message.
+        """Hand a lagging listener the next messages that it needs, as many as it can take, from the recent messages in
+        memory. Return False if the listener needs no message, or if the next message that it needs is older than the
+        messages in memory.
         """
         wanted = stream.window.wanted()
         if wanted is None or wanted < self._ring_from:

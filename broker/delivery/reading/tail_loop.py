@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class TailLoop:
-    """The loop in which a worker reads new messages."""
+    """The loop in which a worker reads new messages from Kafka."""
 
     def __init__(self, membership: Membership, roster: Roster, tuning: Tuning) -> None:
         self._membership = membership
@@ -31,8 +31,8 @@ class TailLoop:
         self._pause_s = tuning.load_pause_s
 
     async def run(self) -> None:
-        """Read new messages in an endless loop. Raises LogUnavailable if the worker gets only errors from its consumer
-        group for many seconds. The process must then end and be started again.
+        """Read new messages in an endless loop. Raises LogUnavailable if the worker has had only errors from its
+        consumer group for many seconds. The process must then end and be started again.
         """
         while True:
             await self.read_once()
@@ -41,7 +41,7 @@ class TailLoop:
     async def read_once(self) -> None:
         """Make one read of new Kafka records, and hand the records to their partitions."""
         try:
-            # The worker may gain or lose partitions during the read, so _feed() looks up the partitions afterwards.
+            # The worker's partitions may change during the read. So _feed() looks them up only after the read.
             await self._feed(await self._membership.read())
         except LogDamaged as damage:
             self._pass_over(damage)
