@@ -209,10 +209,7 @@ _UNSEALED: Final = Former(
     frozenset({"settings.sealed_headers"}),
     "the header values in `settings.headers` are not encrypted, and requests to the listener carry them as they are",
 )
-_UNCONDITIONAL: Final = Former(
-    frozenset({"if_version"}),
-    "the update or deletion takes effect whatever version the message has, unless the message was deleted before",
-)
+_IF_VERSION: Final = frozenset({"if_version"})
 # The earlier versions of events. For each, codec.py has a function that converts an event to the next version.
 FORMER: Final[Mapping[tuple[str, int], Former]] = {
     ("invitation.created", 1): Former(frozenset({"role"}), "the person becomes an owner"),
@@ -221,12 +218,17 @@ FORMER: Final[Mapping[tuple[str, int], Former]] = {
     ),
     ("listener.created", 1): _UNSEALED,
     ("listener.updated", 1): _UNSEALED,
-    ("message.updated", 1): _UNCONDITIONAL,
-    ("message.deleted", 1): _UNCONDITIONAL,
+    ("message.updated", 1): Former(
+        _IF_VERSION, "the message is updated, whatever its present version is, unless it was deleted before"
+    ),
+    ("message.deleted", 1): Former(
+        _IF_VERSION, "the message is deleted, whatever its present version is, unless it was deleted before"
+    ),
     ("replay.started", 1): Former(
         frozenset({"after_offsets"}),
-        "if `picked` is not null, the replay delivers in each partition the messages at the offsets in `picked`, and "
-        "the queue's messages at offsets from `start_offsets` up to, but not including, `before_offsets`",
+        "if `picked` is not null, the replay delivers two groups of messages in each partition. The first group has "
+        "the messages at the offsets in `picked`. The second group has the queue's messages from the partition's "
+        "offset in `start_offsets` to just before its offset in `before_offsets`",
     ),
     ("replay.started", 2): Former(
         frozenset({"send_headers"}),

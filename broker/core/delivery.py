@@ -343,8 +343,8 @@ and not finished.
 
 This page shows the states of a delivery in the memory of its worker.
 
-When a partition moves to another worker, or a listener is deleted, the worker gives the unfinished deliveries of this
-partition or listener the state *dropped*.
+When a partition moves to another worker, the former worker gives the partition's unfinished deliveries the state
+*dropped*. When a listener is deleted, its unfinished deliveries get this state, too.
 
 A worker that takes over a partition reads the metadata of each listener's committed Kafka offset. This metadata lists
 the deliveries that the former owner of the partition had begun and not finished.

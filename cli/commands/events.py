@@ -36,7 +36,8 @@ If a change would break programs that read an event, the event gets a new versio
 Events of earlier versions stay in the topics, so this page describes them below the current version.
 
 Fields marked *secret* or *internal* are stored in Kafka, but `GET /v1/log` and `everput export` leave them out.
-Internal fields hold offsets in Kafka partitions that all organizations share.
+Internal fields hold offsets of Kafka partitions. All organizations share these partitions, so no organization
+may see the offsets.
 
 The topic `claims` keeps its records for two days, and the topic `statistics` for 30 days. The topic `outstanding` is
 compacted.
@@ -68,10 +69,8 @@ def catalogue() -> str:
                 rows = [row for row in rows if row[0] not in former.lacks]
                 lines += _version(f"#### `{name}`, version {version}", rows)
                 former_text = f"Everput no longer writes version {version} of `{name}`."
-                lines += [
-                    "",
-                    f"{former_text} The log may still have events of this version. They mean: {former.read_as}.",
-                ]
+                former_text += " The log may still have events of this version."
+                lines += ["", f"{former_text} Such an event means: {former.read_as}."]
     return "\n".join(lines) + "\n"
 
 

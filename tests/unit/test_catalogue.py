@@ -122,7 +122,7 @@ def test_each_version_that_is_still_read_is_described_with_the_fields_that_it_ha
         assert {*stored, *inside} - common <= described
         assert described
         assert not described & FORMER[name, version].lacks
-        assert f"They mean: {FORMER[name, version].read_as}." in section
+        assert f"Such an event means: {FORMER[name, version].read_as}." in section
 
 
 @pytest.mark.parametrize("event", SAMPLES, ids=golden_name)
