@@ -48,7 +48,7 @@ def kafka_of(options: Options) -> KafkaSettings:
 
 @contextlib.asynccontextmanager
 async def cluster(options: Options) -> AsyncIterator[Cluster]:
-    """Connect to Kafka inside the `with` block, and yield the connection.
+    """Connect to Kafka for the duration of the `with` block, and yield the connection.
 
     Raises ConfigurationError if Kafka can't be reached, if Everput's topics are missing in it, or if an import into
     this Kafka has begun but has not finished.

@@ -40,7 +40,7 @@ SASL_PASSWORD: Final = "EVERPUT_KAFKA_SASL_PASSWORD"  # noqa: S105 - the variabl
 REQUESTS_PER_S: Final = 1_000.0
 BYTES_PER_S: Final = 16 << 20
 CHANGES_PER_MIN: Final = 600
-# If registration is open, the organizations of one account together may store this many bytes by default.
+# If registration is open, the organizations that one account created may store this many bytes together by default.
 ORGANIZATION_BYTES_MAX: Final = 1 << 30
 
 PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
@@ -158,8 +158,10 @@ class Options:
     oidc_domain: tuple[str, ...]
 
     def settings(self, *, sealing_key: str, embedded: EmbeddedAccess | None = None) -> Settings:
-        """Return Everput's settings. Raises ConfigurationError if an option is missing or wrong, or if options
-        contradict each other. With `embedded`, the settings are for the embedded Kafka, which has one broker.
+        """Return Everput's settings, made from these options and the sealing key. If `embedded` is given, the settings
+        are for the embedded Kafka, which has one broker.
+
+        Raises ConfigurationError if an option is missing or wrong, or if options contradict each other.
         """
         return Settings(
             kafka=self.kafka_settings(embedded),
@@ -205,8 +207,8 @@ class Options:
 
     @property
     def _organization_bytes_max(self) -> int | None:
-        """Return the most bytes that the organizations of one account may store together. Return None if there is no
-        limit.
+        """Return the most bytes that the organizations created by one account may store together. Return None if there
+        is no limit.
         """
         said = self.organization_bytes_max
         return ((ORGANIZATION_BYTES_MAX if self.registration else None) if said is None else said) or None

@@ -41,7 +41,9 @@ def say_error(text: str) -> None:
 
 
 def say_json(value: str | bytes) -> None:
-    """Print a line of JSON. Control characters become JSON escapes, so scripts read the same values."""
+    """Print a line of JSON. Control characters are printed as JSON escapes, which a script decodes to the same
+    characters.
+    """
     text = value if isinstance(value, str) else value.decode(errors="replace")
     click.echo(visible_json(text).encode())  # noqa: TID251 - here it is escaped
 

@@ -172,13 +172,13 @@ class _Room:
         self._chars += chars
 
     def give(self, chars: int) -> None:
-        """Count a line no longer."""
+        """Count a line with `chars` characters as answered."""
         self._lines -= 1
         self._chars -= chars
         self._given.set()
 
     async def all_given(self) -> None:
-        """Wait until no line is counted."""
+        """Wait until all lines are answered."""
         while self._lines:
             await self._wait()
 

@@ -15,10 +15,11 @@ _PORTS: Final = {"smtp": 587, "smtps": 465}
 
 
 def smtp_settings(url: str | None, sender: str | None) -> SmtpSettings | None:
-    """Return the mail server that the options name, or None without these options.
+    """Return the settings of the mail server that --smtp-url and --mail-from describe, or None if neither option is
+    given.
 
-    Raises ConfigurationError if --smtp-url or --mail-from is wrong, or if only one of the two is given. Also raises
-    ConfigurationError if there is a user without a password, or a password without a user.
+    Raises ConfigurationError if only one of the two options is given, or if one is wrong. Also raises
+    ConfigurationError if there is a user name without a password, or a password without a user name.
     """
     if url is None and sender is None:
         return None

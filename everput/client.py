@@ -61,7 +61,7 @@ class Client:
         self._give_up_after_s = give_up_after_s
         self._refused_at_once = refused_at_once
         self._http = httpx.Client(**_options(url, key, organization), transport=transport)
-        self.etag: str | None = None  # of the last answer, for `if_match`
+        self.etag: str | None = None  # the ETag of the newest answer, for the argument `if_match` of a request
         self.again = 0  # number of retries
 
     def __enter__(self) -> Self:
@@ -306,7 +306,7 @@ class _Reading(_Tries):
 
     def __init__(self, request: Request[LogLine], give_up_after_s: float, *, refused_at_once: bool) -> None:
         super().__init__(request, give_up_after_s, refused_at_once=refused_at_once)
-        self.request = request  # for the rest of the log
+        self.request = request  # the request that reads the rest of the log
         self.complete = False
         self._rest = b""
         self._held: list[LogLine] = []

@@ -17,7 +17,7 @@ from everput.answers import PutAnswer
 from everput.errors import EverputError, NoAnswer, Problem
 from everput.requests import Request, put_batch
 
-MESSAGES_MAX: Final = 100  # of a batch
+MESSAGES_MAX: Final = 100  # the most messages in a batch
 CHARS_MAX: Final = 1 << 18  # the most characters of data in a batch; a message with more is sent alone
 CLOSED: Final = "the client was closed before the request was answered; the server may have carried it out"
 # These HTTP statuses may mean that one message of a batch is not valid, or that the whole batch is too large.
@@ -50,7 +50,7 @@ class _Lane:
 
     def __init__(self) -> None:
         self.waiting: deque[_Item] = deque()
-        self.in_flight = 0  # requests
+        self.in_flight = 0  # the number of requests without an answer
         # True if _look(), which sends waiting puts, will run in the next iteration of the event loop.
         self.looks = False
 
@@ -124,7 +124,7 @@ class Coalescer:
                 item.fail(
                     NoAnswer("earlier puts on this queue had no answer in time, so this put was not sent; repeat it")
                 )
-            elif not item.done.done():  # Otherwise its caller has gone.
+            elif not item.done.done():  # a put whose future was cancelled is not sent
                 items.append(item)
                 chars += item.chars
         return items

@@ -260,8 +260,8 @@ def put_message(
     idempotency_key: str | None = None,
 ) -> Request[answers.PutAnswer]:
     """Put a message on a queue. `key` is the ordering key, and `deliver_at` the earliest time of delivery (RFC 3339).
-    If a request is repeated with the same idempotency key within 24 hours, its message is stored only once. None
-    creates a new key.
+    If a put is repeated with the same `idempotency_key` within 24 hours, its message is stored only once. With None, a
+    new idempotency key is created.
     """
     said = {"name": name, "key": key, "deliver_at": deliver_at}
     body = {"data": data} | {field: value for field, value in said.items() if value is not None}
@@ -464,14 +464,16 @@ def revoke_invitation(organization_id: str, invitation_id: str) -> Request[answe
 
 
 def accept_invitation(token: str) -> Request[answers.AcceptedInvitationAnswer]:
-    """Make the signed-in account a member of the organization that the token of an invitation is for."""
+    """Accept an invitation by its `token`. The signed-in account becomes a member of the inviting organization."""
     path = "/v1/invitations/accept"
     body = {"token": token}
     return Request(method="POST", path=path, answer=answers.AcceptedInvitationAnswer, body=body, repeatable=False)
 
 
 def register_invited(token: str, password: str) -> Request[answers.InvitedAccountAnswer]:
-    """Register the account of the invited e-mail address, which becomes a member of the organization."""
+    """Register an account for the e-mail address that was invited. The account becomes a member of the organization.
+    `token` is the token of the invitation.
+    """
     path = "/v1/invitations/register"
     body = {"token": token, "password": password}
     return Request(method="POST", path=path, answer=answers.InvitedAccountAnswer, body=body, repeatable=False)
@@ -517,8 +519,9 @@ def read_log(
     cursor: str | None = None,
     limit: int | None = None,
 ) -> Request[answers.LogLine]:
-    """Read the log with a client's lines(). `begin` and `end` are RFC 3339 times, `queue`, `listener` and `message` are
-    ids, and `limit` is a number of events. A `cursor` is from an earlier line of a request with the same filters.
+    """Read the log: pass this request to a client's lines(). `begin` and `end` are RFC 3339 times. `queue`, `listener`
+    and `message` are ids. `limit` is the largest number of events. `cursor` comes from an earlier line of a request
+    with the same filters.
     """
     said = {
         "from": begin,

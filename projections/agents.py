@@ -100,7 +100,7 @@ def run_delivery_streams(directory: DirectoryView, streams: DeliveryStreams, fai
                 continue
             try:
                 event = decode(record.message.value)
-                # Another agent applies this event to the directory. Wait until then, because follow() reads it.
+                # Wait until another agent has applied this event to the directory, which follow() reads.
                 await directory.seen(offset, timeout_s=None)
                 follow(event, directory.state, streams)
             except UnknownEvent:

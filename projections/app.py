@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 _STOP_S: Final = 3.0
 
-# Log less of Faust: at level INFO, it logs about sixty lines for the start and stop of its services.
+# Drop Faust's log lines of level INFO: Faust logs about sixty of them when its services start and stop.
 for _name in ("faust", "mode"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 

@@ -21,7 +21,8 @@ from broker.ports import ControlLog
 
 log = logging.getLogger(__name__)
 
-# Only the newest 10,000 events without effect are remembered. A process asks about its event within milliseconds.
+# Only the newest 10,000 events without effect are remembered.
+# 10,000 are enough, because the writer of an event asks within milliseconds whether the event had an effect.
 _PASSED_OVER_MAX: Final = 10_000
 
 
@@ -77,7 +78,9 @@ class DirectoryProjection:
         return offset in self._passed_over
 
     async def seen(self, offset: int, *, timeout_s: float | None = 2.0) -> None:
-        """Wait until this offset was applied. Raises ViewBehind."""
+        """Wait until the event at this offset of the topic `control` was applied. Raises ViewBehind if that takes
+        longer than `timeout_s` seconds.
+        """
         if offset < self.position:
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -202,8 +202,8 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         return await self.transport.feed.fetch(active_partitions or ())
 
     def _to_message(self, tp: TP, record: Batch) -> _Message:
-        """Return a batch of records as a message for Faust. The message gets a serial number as its offset. With its
-        offset in Kafka, a batch that is read a second time would be dropped by Faust.
+        """Return a batch of records as a message for Faust. The message's offset is a new serial number. If it were the
+        offset in Kafka, Faust would drop a batch that is read a second time.
         """
         generation = self.app.consumer_generation_id  # Faust drops records of other generations.
         message = _Message(
@@ -221,7 +221,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         return {}
 
     def highwater(self, tp: TP) -> int:  # noqa: ARG002 - Faust's
-        return 0  # Only Faust's monitor uses it.
+        return 0  # Only Faust's monitor uses this number.
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Do nothing. Faust's own method would warn that aiokafka fetches no records, but in this consumer, _Feed

@@ -85,7 +85,7 @@ class Prefork:
         if not self._links:
             return None
         ours = self._links.pop()
-        # Wait for the end of the process that forked the others: only then are the others children of this process.
+        # Forked processes become children of this process only when the process that forked them has ended. So wait.
         if self._template is None:
             self._template = ForkedProcess(self._pid)
         await self._template.wait()

@@ -72,7 +72,7 @@ def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]])
         embedded = link.wait_for_go() if link is not None else None
         settings = options.settings(sealing_key=files.sealing_key(options.data_dir), embedded=embedded)
         _raise_limits()
-        # Faust creates its event loop by asyncio's policy, so set the policy. A loop factory would not reach Faust.
+        # Set asyncio's policy, because Faust creates its event loop by the policy. Faust would ignore a loop factory.
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
         asyncio.run(_run(settings, options, link, work))
     except ConfigurationError as error:

@@ -43,7 +43,7 @@ KAFKA_STOP_S: Final = 9.0
 _LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
 # If there are several workers, the embedded Kafka waits 100 ms for further group members before it assigns partitions.
-# Without this wait, the first worker would get all partitions, and the second worker none for up to a second.
+# If Kafka did not wait, the first worker would get all partitions, and the other workers none for up to a second.
 _JOIN_DELAY_MS: Final = 100
 
 _log = Logger(__name__)

@@ -337,7 +337,7 @@ class _Connection(_Written, DirectPutProtocol):
     def begun(self) -> None:
         waiting = len(self.pipeline)
         if self.unanswered:
-            waiting += len(self.unanswered) - 1  # The first one is being answered.
+            waiting += len(self.unanswered) - 1  # the first of these puts is being answered
         if waiting >= PIPELINED_MAX:
             self._take_last()
         elif self.cycle is not None and not isinstance(self.cycle, DirectCycle) and not self.cycle.keep_alive:

@@ -26,7 +26,7 @@ class AccountFields(Answer):
 
 
 class OwnAccountFields(AccountFields):
-    """The account of the person who asks."""
+    """The account of the person who sends the request."""
 
     identity: IdentityFields | UnsetType = UNSET
     """The OpenID Connect provider that the account is linked with; absent if there is none."""

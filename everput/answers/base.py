@@ -67,7 +67,7 @@ class ProblemAnswer(Answer):
 
 
 class HeaderField(Answer):
-    """A header of HTTP."""
+    """An HTTP header."""
 
     name: str
     """The name."""
@@ -76,7 +76,7 @@ class HeaderField(Answer):
 
 
 class SentRequest(Answer):
-    """The request that a listener was sent."""
+    """The request that was sent to a listener."""
 
     url: str
     """The URL, without the values of its query."""
@@ -100,7 +100,7 @@ class ListenerReply(Answer):
 
 
 class Named(Answer):
-    """The ID and name of a thing."""
+    """The ID and the name of a resource, such as a queue."""
 
     id: Id
     """The ID, a UUID. It never changes."""

@@ -25,7 +25,7 @@ class LatencyFields(Answer):
 
 
 class PointFields(Answer):
-    """The counts of one step of time."""
+    """The counts of one step. A step is a period of `step_s` seconds."""
 
     at: Time
     """The time at which the step begins."""
@@ -51,7 +51,7 @@ class PointFields(Answer):
 
 
 class StatisticsFields(Answer):
-    """Counts per step of time."""
+    """The counts for each step of a time range. A step is a period of `step_s` seconds."""
 
     from_: Time = field(name="from")
     """The start of the first step."""
