@@ -39,7 +39,7 @@ class AccountLimits:
     # Password checks of all clients together.
     all_guesses_at_once: int = 50
     all_guesses_per_s: float = 3.0
-    # Sign-ins from one client's IPv4 address or IPv6 network, unless the person has signed in in this browser before.
+    # Sign-ins from one client's IPv4 address or IPv6 network, unless the browser has signed in to the account before.
     clients_guesses_at_once: int = 20
     clients_guesses_per_s: float = 0.5
     # Registrations from one client's network address.

@@ -369,8 +369,8 @@ def operations(app: Starlette) -> Iterator[tuple[str, str, str | None]]:
 
 class _App(Starlette):
     """The Starlette application of the REST API, which handles puts of messages faster. A PUT on
-    `/v1/queues/{queue_id}/messages` skips Starlette's middleware and routing. These would take a third of the processor
-    time of the put.
+    `/v1/queues/{queue_id}/messages` skips Starlette's middleware and routing, which would take a third of the put's
+    processor time.
     """
 
     def __init__(self, puts: Resource, came: Callable[[], None], **options: Any) -> None:
@@ -380,7 +380,7 @@ class _App(Starlette):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            # Compare the path as it was sent. No path of this API needs percent-encoding, so a path with it is unknown.
+            # Compare the path as it was sent. If it has percent-encoding, it is unknown: no path of this API needs any.
             path = scope["raw_path"]
             if path != _LOG:
                 self._came()

@@ -26,7 +26,7 @@ from broker.ports import ControlLog, DirectoryView
 
 log = logging.getLogger(__name__)
 
-# If a path such as `/v1/queues` names no organization, a request with a session names the organization here.
+# With this header, a request with a session names the organization in which it acts.
 ORGANIZATION: Final = b"everput-organization"
 COOKIE: Final = "everput_session"
 # Browsers accept a cookie named `__Host-…` only over TLS and for the host that sets it, so no other host can set it.
@@ -91,7 +91,7 @@ class ApiKeys:
         sha256 = key_sha256(decoded)
         api_key = self._view.state.keys_by_sha256.get(sha256)
         if api_key is None:
-            # Another process may have created this API key just now. So read `control` to its end, and look again.
+            # Another process may have created this key just now. So read the topic `control` to its end, and try again.
             await self._view.caught_up()
             api_key = self._view.state.keys_by_sha256.get(sha256)
         if api_key is None:
@@ -131,7 +131,7 @@ class ApiKeys:
 
 
 class LimitedApiKeys(ApiKeys):
-    """The look-up of API keys with a rate limit for each organization. Each process counts on its own."""
+    """The look-up of API keys, with a rate limit on each organization's requests. Each process counts on its own."""
 
     def __init__(self, view: DirectoryView, control: ControlLog, *, requests_per_s: float) -> None:
         super().__init__(view, control)
@@ -238,7 +238,7 @@ class Sessions:
         session = None
         if is_key(token.text, prefix=SESSION_PREFIX):
             sha256 = key_sha256(token.text)
-            # Another process may have started or ended this session just now. So read `control` to its end first.
+            # Another process may have started or ended this session just now, so read the topic `control` to its end.
             await self._view.caught_up()
             session = self._view.state.accounts.sessions_by_sha256.get(sha256)
         if session is None or session.expires_at_ms <= now_ms():
@@ -288,9 +288,11 @@ class Sessions:
 
 
 def cookie(text: str, name: str) -> str | None:
-    """Return a cookie's value from the header `Cookie`. Return None if the cookie is missing. If the name is repeated,
-    the last value counts. Python's own parser is not used, because it takes quadratic time before 3.11.10 and 3.12.6
-    (CVE-2024-7592). This function does not remove quotes, because the cookies of Everput have none.
+    """Return a cookie's value from the text of the header `Cookie`. Return None if the cookie is missing. If the header
+    has the name more than once, the last value counts.
+
+    Python's module http.cookies is not used, because it takes quadratic time before 3.11.10 and 3.12.6
+    (CVE-2024-7592). Quotes are not removed from the value, because the cookies of Everput have none.
     """
     value = None
     for pair in text.split(";"):
@@ -301,7 +303,7 @@ def cookie(text: str, name: str) -> str | None:
 
 
 class Members:
-    """The look-up of the organization's member who sends a request with a session.
+    """The look-up of the member who sends a request with a session, and of the organization in which the member acts.
 
     `requests_per_s` is the rate limit on the requests of all members of one organization together, counted in this
     process. None means no limit.

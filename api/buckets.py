@@ -64,7 +64,7 @@ class Buckets:
         return allowance
 
     def _forget(self, at_s: float) -> None:
-        """Forget all names without uses that still count. If more than NAMES_MAX / 2 names remain, keep only the
+        """Forget the names whose uses do not count any more. If more than NAMES_MAX / 2 names remain, keep only the
         NAMES_MAX / 2 names with the most uses. So if a client has used up its limit, it can't make this process forget
         that by requests under many other names.
         """

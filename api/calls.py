@@ -137,8 +137,8 @@ class Call:
         """Authenticate the request by its API key, or by its session and the header `Everput-Organization`. Require
         that the key, or the member's role in the organization, has the scope.
 
-        Raises Unauthenticated, NoSession, TooManyRequests, Forbidden or NotFound if the request is not permitted.
-        `narrows` is explained in admit_api_key().
+        Raises Unauthenticated, NoSession, TooManyRequests, Forbidden or NotFound if the request is not permitted. With
+        `narrows`, an API key that is restricted to some queues may also use a path that names no queue.
         """
         if not self.api_key_text and ORGANIZATION in self.sent:
             self.by_member(*await self._service.members.find(self.scope, self.headers))
@@ -419,7 +419,7 @@ class Resource:
                 raise MethodNotAllowed(detail, allow=self._allow)  # noqa: TRY301
             if method.scope is not None:
                 await call.admit(method.scope, narrows=method.narrows)
-                # Before a GET, read `control` to its end, so that the answer shows all earlier changes.
+                # Before a GET, read the topic `control` to its end, so that the answer shows all earlier changes.
                 if scope["method"] in _READS:
                     await self._service.view.caught_up()
             if scope["query_string"]:
@@ -485,7 +485,7 @@ def logged_problem(
 
 
 def whole_headers(headers: Headers, kind: bytes, body: bytes, request_id: bytes) -> Headers:
-    """Return the headers, with the type and the length of the body and the request id added."""
+    """Return a copy of the headers, with the content type, the content length and the request id added."""
     return [
         *headers,
         (b"content-type", kind),

@@ -48,10 +48,9 @@ class Clients:
         return None if address is None else _name(address)
 
     def network(self, scope: Scope) -> str | None:
-        """Return the client's network of a size that is commonly assigned: /24 for IPv4, /48 for IPv6. Return None if
-        the client's address is unknown.
+        """Return the client's network: /24 for IPv4, /48 for IPv6. Return None if the client's address is unknown.
 
-        All addresses of one network may belong to one client, so limits can count them together.
+        A network of this size is commonly assigned to one client, so limits can count all its addresses together.
         """
         address = self._address(scope)
         if address is None:

@@ -97,7 +97,9 @@ class OutstandingDeliveries:
         return {"count": count, "_links": _links(call, listener)}
 
     async def _to_retry(self, listener: Listener, named: Sequence[str]) -> Sequence[str]:
-        """Return the named message ids whose delivery to the listener is retrying or parked, each of them once."""
+        """Return the ids of the named messages whose delivery to the listener is retrying or parked. Each id is
+        returned once.
+        """
         # Read the committed offsets first, and the topic `outstanding` second.
         # If a delivery moves to `outstanding` between these two reads, the second read finds it.
         in_memory = await self._retried_from_memory(listener, named)

@@ -13,7 +13,7 @@ from typing import Final
 from api.buckets import Allowance, Buckets
 from api.problems import Headers, TooManyRequests
 
-EVERYBODY: Final = ""  # As the argument `whose`, EVERYBODY counts the uses of all clients together.
+EVERYBODY: Final = ""  # If `whose` is EVERYBODY, a limit counts the uses of all clients together.
 
 
 class Recent:
@@ -40,7 +40,7 @@ class Recent:
 
 
 class Limit:
-    """A rate limit that permits bursts. It counts separately for each client, account or organization, for example.
+    """A rate limit that permits bursts. It counts separately, for example for each client or each organization.
 
     `name` (the limit's own name) and `unit` appear in the `RateLimit` headers. Without a unit, the limit counts
     requests. `refusal` is the error text for a client that exceeds the limit.

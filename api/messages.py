@@ -123,7 +123,7 @@ class Messages:
                 "The header Idempotency-Key must have 1 to 255 printable ASCII characters.", header="Idempotency-Key"
             )
         request_id = call.request_text
-        # An error about a message's data has the JSON pointer `/data`, or `/messages/3/data` for the fourth of a batch.
+        # If a message's data is refused, the JSON pointer is `/data`, or `/messages/3/data` for the fourth of a batch.
         if isinstance(body, MessageBody):
             said = body.data, body.name, body.key
             puts = [new_put(queue, *said, call.actor, request_id, body.deliver_at, self._count)]
@@ -154,7 +154,7 @@ class Messages:
         asked_for = filters(query, queue)
         begin_ms, end_ms = time_parameter(query, "from"), time_parameter(query, "to")
         if "cursor" in query:
-            # Kafka may have deleted old messages since the previous page. If so, begin at the oldest message left.
+            # If Kafka has deleted old messages since the previous page, begin at the oldest message that is left.
             first, last = await self._log.offsets_at(0), await self._log.end_offsets()
             made = span(self._tokens.open(query["cursor"], queue.organization_id, path), last)
             asked = Span(tuple(map(max, made.begin, first)), tuple(map(max, made.end, first)))
@@ -231,8 +231,8 @@ def _states(queue: Queue, states: Mapping[str, str]) -> list[dict[str, Any]]:
 
 @contextmanager
 def traced(tracing: Tracing | None, call: Call, queue: Queue) -> Iterator[str | UnsetType]:
-    """Trace the put of a message or a batch inside the `with` block. Yield the `traceparent` that attempts to deliver
-    the message will send.
+    """Trace the put of a message or a batch inside the `with` block. Yield the header `traceparent` for later requests
+    that deliver the message.
 
     If this process does not trace, yield the `traceparent` of the client's request, or UNSET if the request has no
     valid `traceparent`.

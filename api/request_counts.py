@@ -16,11 +16,11 @@ GONE: Final = 499
 
 
 class RequestCounts:
-    """The number and the durations of requests by HTTP method and route. The number is also kept by HTTP status. A
-    route is a path's template.
+    """The number of requests by HTTP method, route and status, and the durations of requests by method and route. A
+    route is the template of a path, such as `/v1/queues/{queue_id}`.
 
-    Requests with an unknown path or method are counted as `other`. `took` measures the milliseconds from the arrival of
-    a request's head to the end of the answer.
+    Requests with an unknown path or method count as `other`. `took` has the milliseconds from the arrival of a
+    request's head to the end of the answer.
     """
 
     def __init__(self) -> None:

@@ -26,9 +26,9 @@ from broker.errors import Refused
 _DAY_S: Final = 86_400
 # Error messages of msgspec are cut to this many characters, because they quote the client's body, which may be long.
 _DETAIL_CHARS_MAX: Final = 300
-# This regular expression takes linear time on any input: backticks enclose its repetition, which can't contain one.
+# This regular expression takes linear time: its repetition stands between backticks, and can't contain a backtick.
 _FIELD = re.compile(r"field `([^`]*)`")
-# This regular expression takes linear time on any input: no repetition can contain the start of its alternative.
+# This regular expression takes linear time: no repetition can contain the first character of its own alternative.
 _STEP = re.compile(r"\.([^.\[]+)|\[([^\[\]]*)\]")
 
 T = TypeVar("T")

@@ -46,7 +46,7 @@ from broker.tenant_slots import TenantSlots
 
 ANSWER_S_MAX: Final = 125.0  # longer than any listener's `timeout_ms`
 LIVE_S: Final = 2.5  # A tunnel's client must answer a probe within 2.5 s, because the worker waits only 3 s.
-# A tunnel's WebSocket close codes: rights revoked, listener deleted, or tunnel taken over by another client.
+# Close codes of a tunnel's WebSocket: its rights were revoked, its listener was deleted, or another client took over.
 REVOKED: Final = 4401
 DELETED: Final = 4404
 TAKEN_OVER: Final = 4409
@@ -183,7 +183,7 @@ class Tunnels:
         self.bounds = bounds
         self._open: dict[str, Tunnel] = {}
         # For each tenant, the memory that the requests to all its tunnels share.
-        # The entry of a tenant disappears when it has no tunnel and no request through a tunnel in this process.
+        # If a tenant has no tunnel and no request through a tunnel in this process, its entry disappears.
         self._rooms: WeakValueDictionary[str, Room] = WeakValueDictionary()
         self._room = Room(bounds.all_bytes_max)
         routes = [Route("/{token}/notify", self._notify, methods=["POST"]), Route("/{token}/live", self._live)]
@@ -278,8 +278,8 @@ async def _left(request: Request) -> None:
 
 
 def _ids(failed: Any) -> list[str]:
-    """Return the ids of the messages of a batch that the client did not accept. `failed` is this field of the client's
-    answer. Invalid ids are left out.
+    """Return the ids of the messages of a batch that the client did not accept. `failed` is the value of the field
+    `failed` in the client's answer. Invalid ids are left out.
     """
     if not isinstance(failed, list) or len(failed) > FAILED_MAX:
         return []

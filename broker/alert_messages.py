@@ -33,7 +33,7 @@ from broker.ports import Count, DirectoryView, Log
 log = logging.getLogger(__name__)
 
 # If the first put of an alert's message fails, the put is repeated when the alert's event is at least 30 s old.
-# 30 s after a put, Kafka has nearly always stored the message, or never will. So a search for the message is reliable.
+# After 30 s, it is nearly always decided whether Kafka stores the first put, so a search for the message is reliable.
 _SETTLED_MS: Final = 30_000
 # The id of an alert's message contains the time of the alert's event, or a time 5, 10, 15 … minutes later.
 # If the put is repeated at least 5 minutes after the first put, the message gets another id, with a later time.
@@ -128,7 +128,7 @@ class AlertMessages:
 
     async def _find(self, ids: Mapping[int, str], partition: int, organization_id: str) -> str | None:
         """Return the first of these message ids whose message is stored. Return None if none of the messages is stored.
-        `ids` holds each possible id by the time that the id contains.
+        The keys of `ids` are the times in the message ids.
 
         If the log is unreadable where the message may be, the message counts as missing: a repeated alert is better
         than a lost one.

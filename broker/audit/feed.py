@@ -236,7 +236,7 @@ class ChangeFeed:
                 found.setdefault(organization_id, set()).add(change)
         self._positions = ends
         # A worker writes a delivery's event first, and commits the offset later. In between, clients get the old state.
-        # So each changed delivery is reported to clients twice: by this check of the log and by the next check.
+        # Report each changed delivery twice, now and in the next check: a client that reads now may get the old state.
         again, self._again = (
             self._again,
             {one: frozenset(change for change in some if change.kind == "delivery") for one, some in found.items()},
