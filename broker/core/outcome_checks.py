@@ -143,7 +143,7 @@ class OutcomeChecks(Checks):
         return bool(self._unseen)
 
     def unseen(self) -> Iterator[Finding]:
-        """Check the events again whose messages were not read before, and yield the findings.
+        """Check again the events whose messages had not been read at the first check, and yield the findings.
 
         Call this after more messages were read.
         """
@@ -178,8 +178,8 @@ def noun_of(listener: Listener) -> str:
 def unaccounted(
     listener: Listener, cursor: Cursor | None, messages: MessageChecks, others: Sequence[OutcomeChecks]
 ) -> Iterator[Finding]:
-    """Find the messages of a partition that a listener's cursor says are settled, but for which the log has no result.
-    Yield one finding about all these messages, if there are any.
+    """Find the messages of a partition below a listener's stored progress (cursor) for whose delivery the log has no
+    result. Yield one finding about all these messages, if there are any.
     """
     start = listener.start_offsets[messages.partition]
     place = cursor or Cursor(top=start)

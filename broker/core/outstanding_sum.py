@@ -69,8 +69,8 @@ class KeySum:
 class LiveKeys:
     """The keys of the deliveries that a partition of the topic `outstanding` holds, computed from its records in order.
 
-    If Kafka lost records, Everput wrote an empty record in the place of each. `lost` has the keys of these empty
-    records.
+    If Kafka lost records, Everput wrote an empty record in the place of each lost record. `lost` has the keys of these
+    empty records.
     """
 
     def __init__(self) -> None:

@@ -70,7 +70,7 @@ def newest(chunks: Sequence[Chunk[T]], limit: int, *, bytes_max: int | None = No
 
 
 def _times_ms(chunk: Chunk[T]) -> Iterator[int]:
-    """Yield for each message of the chunk the highest time up to then: of `oldest_at_ms`, of the earlier messages, and
-    of the message itself. With these times, no message is sorted before an earlier one of its partition.
+    """Yield a time for each message of the chunk, by which the message is sorted. This is the message's own time. If
+    `oldest_at_ms` or an earlier message of the chunk has a later time, the latest of these times is used instead.
     """
     return islice(accumulate((one.at_ms for one in chunk.found), max, initial=chunk.oldest_at_ms or 0), 1, None)

@@ -18,7 +18,7 @@ from typing import Final
 from broker.core import events as ev
 from broker.core.varints import pack, unpack
 
-# For each organization, a process remembers at most the 1,000 replays that ended last.
+# Of the ended replays of each organization, a process remembers only the 1,000 that ended last.
 ENDED_MAX: Final = 1_000
 
 
@@ -50,7 +50,7 @@ class Replay:
     counted_all: bool
     send_headers: bool  # even to another origin
     created_at_ms: int
-    # partitions in which all deliveries of the replay are delivered, parked or cancelled
+    # Partitions in which all deliveries of the replay are delivered, parked or cancelled
     finished: tuple[int, ...] = ()
     paused: str | None = None  # None if not paused
     ended: str | None = None  # None while it runs

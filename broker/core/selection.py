@@ -94,7 +94,7 @@ class Selection:
     listener_id: str | None = None
     actor: str | None = None
     message: MessagePosition | None = None
-    # `_needles` holds ids. A record whose bytes lack one of these ids can't match the filter.
+    # `_needles` holds the ids of the organization, listener and actor. A record that lacks one of them can't match.
     _needles: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     _beginnings: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     _queue: bytes = field(init=False, repr=False, compare=False)

@@ -22,7 +22,7 @@ from broker.core.histogram import BOUNDS_MS, buckets
 MINUTE_MS: Final = 60_000
 # Messages and attempts older than 30 days need not be counted: the topic `statistics` keeps its records for 30 days.
 KEPT_MS: Final = 30 * 24 * 60 * MINUTE_MS
-# An event in the topic `statistics` is ignored if over 200 records before it were unread by its writer.
+# Ignore an event in the topic `statistics` if its writer had left over 200 records before the event unread.
 LATE_MAX: Final = 200
 _ANSWER_CHARS_MAX: Final = 32
 _STATUSES: Final = range(100, 600)
@@ -65,7 +65,7 @@ class Counts:
     put: int = 0
     delivered: int = 0
     parked: int = 0  # deliveries
-    # sum of delivery times: ms from a message's `deliver_at` (without one: its put) to its acceptance
+    # Sum of delivery times: ms from a message's `deliver_at` (without one: its put) to its acceptance
     waited_ms: int = 0
     failed: dict[str, int] = field(default_factory=dict)  # attempts by HTTP status or error
     waited: dict[int, int] = field(default_factory=dict)  # deliveries by histogram bucket
@@ -133,7 +133,7 @@ class Totals:
         return counts
 
     def put(self, minute: int, queue_id: str, number: int = 1) -> None:
-        """Count records of the topic `messages` that belong to the same queue and minute."""
+        """Count this number of messages that were put on a queue in a minute."""
         self.at(Key(minute, queue_id, "")).put += number
 
     def event(self, event: Event) -> None:
@@ -191,8 +191,8 @@ class Totals:
         return 0 if at is None else at.minute
 
     def counted(self, at_ms: int, after: int) -> StatisticsCounted:
-        """Return the event that stores these counts in the topic `statistics`. Before `after`, an offset of this topic,
-        this process has read all of the topic's records.
+        """Return the event that stores these counts in the topic `statistics`. `after` is an offset of this topic: this
+        process has read all records before it.
         """
         ranges = tuple(
             (lane.topic, lane.partition, self.begins.get(lane, Position(0)).offset, end.offset, end.minute)
@@ -248,8 +248,8 @@ class Coverage:
 
     def accept(self, offset: int, event: StatisticsCounted) -> bool:
         """Return whether the event at this offset of the topic `statistics` is valid. The event is not valid if it
-        covers an offset that an earlier valid event covers. It is also not valid if it was written late: more than
-        LATE_MAX records before it were unread by its writer. If the event is valid, remember which offsets it covers.
+        covers an offset that an earlier valid event covers. It is also not valid if it was written late: its writer had
+        left more than LATE_MAX records before it unread. If the event is valid, remember which offsets it covers.
         """
         if offset - event.after > LATE_MAX:
             return False
@@ -361,8 +361,8 @@ def _backwards(now: int, growths: Sequence[int]) -> list[int]:
     """Return how many deliveries waited at the end of each step of time, oldest step first. `now` is how many wait now.
     The earlier numbers are calculated backwards from `now`.
 
-    `growths` has one number for each step: by how many deliveries the number of waiting ones grew. One more number
-    follows: the growth from the end of the last step until now.
+    `growths` has one number for each step: how much the number of waiting deliveries grew. One more number follows: the
+    growth from the end of the last step until now.
     """
     found, waiting = [], now
     for growth in reversed(growths[1:]):
@@ -382,7 +382,8 @@ class QueuesSeries(Series):
         super().__init__(from_ms, step_ms, number, "")
         self._queues = queues
         self._growths = [0] * (number + 1)
-        # By how many deliveries each backlog has grown, by listener id: of listeners created at `from_ms` or later.
+        # By listener id: by how many deliveries the listener's backlog has grown.
+        # Only listeners created at `from_ms` or later are included.
         self._young = {
             one: 0 for listeners in queues.values() for one, at_ms in listeners.items() if at_ms >= self.from_ms
         }

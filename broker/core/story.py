@@ -25,7 +25,8 @@ class Story:
 
     def __init__(self, *, whole: bool) -> None:
         self._owed: dict[str, bool] = {}  # last attempt failed, by listener
-        self._redriven: dict[str, bool] = {}  # by listener: whether a redrive came after its delivery's newest attempt
+        # By listener id: whether a redrive came after the newest attempt of the message's delivery to the listener
+        self._redriven: dict[str, bool] = {}
         self._whole = whole
 
     def tells(self, event: Event) -> bool:

@@ -26,7 +26,7 @@ from typing import Final, Generic, TypeVar
 from broker.core.cursor import OPEN_MAX, Cursor
 
 # If a listener can't take new messages of a partition, remember the offsets of the first 32 for a later read.
-# If there are more than 32, all records from the next such message on must be searched for the listener's messages.
+# From the 33rd of these messages on, all records must be searched for the listener's messages.
 BEHIND_MAX: Final = 32
 
 D = TypeVar("D")
@@ -127,8 +127,9 @@ class Window(Generic[D]):
         listener's messages.
 
         The next search begins at `end`. If `end` is at or after `tail`, the offset of the next new message, no further
-        search is needed. If messages in `behind` were not taken, this call changes nothing. If the log lacks the first
-        of these messages, call gone() with its offset: until then, may_take() allows no later message.
+        search is needed. `behind` has the messages that the listener must get first. Until they were taken, this call
+        changes nothing. If the log lacks the first of these messages, call gone() with its offset: until then,
+        may_take() allows no later message.
         """
         if self.scan_from is not None and not self.behind and start <= self.scan_from:
             self.scan_from = max(self.scan_from, end)

@@ -147,8 +147,8 @@ class Assignment:
 
     def delivers(self, number: int, dispatcher: Dispatching) -> bool:
         """Return whether this worker delivers this partition's messages to the listener. It does if the partition is in
-        this assignment, and the listener's committed offset is loaded. A listener that is paused or down makes no
-        difference.
+        this assignment, and the listener's committed offset is loaded. This is also true while the listener is paused
+        or down.
         """
         partition = self.partitions.get(number)
         return not self._dropped and partition is not None and partition.placed(dispatcher)

@@ -48,10 +48,10 @@ class ChangeReply:
     event: MessageChange
     in_doubt: bool  # True if an earlier worker may have sent the message without storing the result
     honoured: bool  # True if an earlier worker may have applied the update or deletion already
-    # False if the update or deletion has no effect, for example because the message was deleted before
+    # False if the update or deletion has no effect, for example because the message was deleted before.
     applied: bool = True
     states: dict[str, str] = field(default_factory=dict)  # by listener id
-    # The attempts in flight, by listener id. The client's answer waits for their results, at most `answer_s` seconds.
+    # The attempts in flight, by listener id. The answer to the client waits for them, at most `answer_s` seconds.
     under_way: dict[str, _UnderWay] = field(default_factory=dict)
 
 
@@ -76,7 +76,7 @@ class Answers:
 
     def look(self, partition: int, offset: int, event: MessageChange, *, in_doubt: bool, honoured: bool) -> ChangeReply:
         """Return the reply to an update or deletion of a message. It has the current state of the message's delivery to
-        each listener of its queue, but not to replays. The state of a delivery with an attempt in flight is missing.
+        each listener of its queue; replays are left out. The state of a delivery with an attempt in flight is missing.
         tell() adds this state when the attempt has ended, or adds `unknown` after `answer_s` seconds.
         """
         reply = ChangeReply(offset, event, in_doubt, honoured)

@@ -118,8 +118,8 @@ class Changes:
         return dict(await asyncio.gather(*(one(partition, low) for partition, low in lows.items())))
 
     async def say_taken(self, partitions: Iterable[int]) -> None:
-        """Record in the topic `deliveries` that this worker owns the partitions. Call this before the first attempt:
-        after a crash, the next owner then knows that messages may have been sent. Raises LogUnavailable.
+        """Record in the topic `deliveries` that this worker owns the partitions, before the first attempt. After a
+        crash, the next owner then knows that messages may have been sent. Raises LogUnavailable if Kafka fails.
         """
         by: Fields = {"at_ms": now_ms(), "organization_id": "", "actor": "worker"}
         await self._log.deliveries.append(
@@ -170,8 +170,8 @@ class Changes:
         await self._log.deliveries.append({one: [(_OWNERSHIP, encode(event))] for one, event in handed_over.items()})
 
     async def cover(self, lows: Mapping[int, int]) -> None:
-        """Read and apply older updates and deletions of messages, which new listeners need. `lows` has, for each
-        partition, the lowest offset from which a new one continues. Raises LogUnavailable if Kafka does not answer.
+        """Read and apply the older updates and deletions of messages that new listeners need. `lows` maps a partition
+        to the lowest offset from which a new listener continues. Raises LogUnavailable if Kafka does not answer.
         """
         self._covering += 1
         try:
@@ -276,7 +276,7 @@ class Changes:
     # New changes
 
     async def run(self) -> None:
-        """Read new updates and deletions of messages, apply them, and write answers to `deliveries`, without end."""
+        """Apply new updates and deletions of messages, and write answers to `deliveries`, in an endless loop."""
         while True:
             by_partition: dict[int, list[ChangeReply]] = {}
             before = time.monotonic()

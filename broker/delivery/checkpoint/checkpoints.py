@@ -94,8 +94,8 @@ class Checkpoints:
 
     def changed(self, listener_id: str, partitions: Iterable[int] | None = None) -> None:
         """Commit a listener's offsets in these partitions at the next checkpoint, even if no delivery has changed. For
-        example, their metadata must say that the listener went down. If `partitions` is None, use all partitions of the
-        worker. A slow or failing listener may have to wait for a later checkpoint.
+        example, the metadata of the offsets must say that the listener went down. If `partitions` is None, use all
+        partitions of the worker. A slow or failing listener may have to wait for a later checkpoint.
         """
         self._changed.setdefault(listener_id, set()).update(self._partitions if partitions is None else partitions)
 
@@ -328,7 +328,7 @@ class Checkpoints:
             turn = (turn + 1) % rounds
             async with self.quiet:
                 dispatchers = list(self._dispatchers.values())[turn::rounds]
-                # Let the next checkpoint commit the offsets of delivery streams, too, even if they are unchanged.
+                # Let the next checkpoint commit offsets of delivery streams, even unchanged: Kafka deletes old offsets.
                 self._touch(dispatchers)
                 cursors = self._idle(dispatchers)
                 # If a commit fails, the offsets committed before stay valid, and the next commit follows in a minute.

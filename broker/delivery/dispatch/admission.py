@@ -90,7 +90,7 @@ class Admissions:
             delivery.first_of_key = self._deliveries.keys.take(key, delivery, at_s)
             if not delivery.first_of_key:
                 return _QUEUED
-        # If this delivery came from `outstanding`, and an earlier one of its key is there now, put it back.
+        # Put a delivery from `outstanding` back if an earlier delivery of its ordering key is there now.
         if not in_window and assignment.overtakes(delivery):
             return Admission.RETURNED
         return BEGIN

@@ -181,7 +181,7 @@ class Batches:
         if len(ready) >= batch.max_messages:
             return True
         # A batch with fewer than `max_messages` can be full because its messages have many bytes.
-        # If one of its messages has failed before, fewer messages are allowed in the batch: see _halvings().
+        # If a message of a batch has failed before, fewer messages are allowed in this batch: see _halvings().
         may_fill = dispatcher.memory.held_bytes >= batch.max_bytes or ready[0].number > 0
         if may_fill and fills(batch, ((message_of(one).size, self._halvings(one)) for one in ready)):
             return True
@@ -191,9 +191,9 @@ class Batches:
         return no_more or dispatcher.deliveries.keys.waiting > 0
 
     def _next(self, batch: Batch) -> DeliveryBatch:
-        """Remove and return the deliveries of the next batch. Turn away deliveries that may not begin. If the batch is
-        then not full, and `wait_ms` is not over, put its deliveries back, and return an empty batch. The batch is also
-        empty if no delivery may begin.
+        """Remove and return the deliveries of the next batch. Turn away deliveries that may not begin. If some were
+        turned away, the batch is not full, and `wait_ms` is not over, put the other deliveries back, and return an
+        empty batch. The batch is also empty if no delivery may begin.
         """
         ready, queue, forming = self._dispatcher.deliveries.ready, self._dispatcher.queue, FormingBatch(batch)
         chosen, turned_away = list[Delivery](), False

@@ -124,7 +124,7 @@ class Dispatcher:
         return memory.held < memory.held_max and memory.held_bytes < memory.bytes_share and self.listener.paused is None
 
     def stream(self, partition: int) -> Stream:
-        """Return the delivery stream of a partition. If none exists, create one that begins with the next message."""
+        """Return the delivery stream of a partition. If none exists, create one for the next new messages."""
         stream = self.streams.get(partition)
         if stream is None:
             stream = self.streams[partition] = Stream(self, partition, Window())

@@ -34,7 +34,7 @@ _MINUTE_MS: Final = 60_000
 _ID_DIGITS: Final = 16
 _CHANGES: Final = frozenset(("date", "age", "x-request-id"))  # headers that comparisons ignore
 
-# a stored HTTP answer: its id, the partition of its record, and the time when it was stored
+# A stored HTTP answer: its id, the partition of its record, and the time when it was stored
 _Found = tuple[str, int, int]
 
 

@@ -35,7 +35,7 @@ _ROWS_MAX = 5_000  # One event `deliveries.settled` has at most this many delive
 # The time of a message is its `deliver_at`, or without one its put. Times are in ms since the UTC epoch.
 Row = tuple[int, int, int, int, int]
 Attempt = tuple[int, int, int]  # the message's partition and offset, and the number of the attempt, from 1
-# an attempt's event, and the `deliver_at` of its message in ms (without one: its put)
+# The event of an attempt, and the `deliver_at` of the message in ms (if it has none: the put time)
 Made = tuple[DeliveryAttempted, int]
 
 
@@ -116,7 +116,7 @@ class Delivery:
         # True if an attempt was repeated at once, because the listener had closed the idle connection that it used.
         self.again = False
         self.first_of_key = False  # True while the delivery blocks later deliveries with its ordering key
-        # the delivery's row in the index of `outstanding`; None if it is not from there
+        # The delivery's row in the index of `outstanding`; None if the delivery did not come from this topic
         self.entry: OutstandingEntry | None = None
         self.first_at_ms = 0  # when the first attempt began, in ms; stays 0 until this attempt has failed
         self.put_at_ms = 0  # the message's put time in ms, used while `message` is None; 0 if unknown

@@ -117,8 +117,8 @@ class Ticks:
 
 
 async def pump(dispatchers: Iterable[Dispatcher], at_once: int) -> None:
-    """Let the listeners' dispatchers begin the attempts that deal_permits() allowed, and yield to the event loop after
-    every few.
+    """Let the listeners' dispatchers begin the attempts that deal_permits() permitted. Yield to the event loop whenever
+    about `at_once` attempts were permitted.
     """
     begun = 0
     for dispatcher in dispatchers:
