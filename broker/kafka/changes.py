@@ -175,8 +175,8 @@ class ChangesTopic:
             raise damage
 
     def _walk(self, partition: int, offset: int, end: int) -> AsyncIterator[Record]:
-        """Yield the records in [offset, end). Ranges that an operator has given up as lost are skipped: the updates and
-        deletions in these ranges have no effect.
+        """Yield the records at the offsets [offset, end) of a partition of `changes`. Ranges that an operator has given
+        up as lost are skipped: the updates and deletions in these ranges have no effect.
 
         Raises LogUnavailable if Kafka does not answer. Raises LogDamaged for any other unreadable range, because the
         range may have an update or deletion.

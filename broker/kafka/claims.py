@@ -25,7 +25,7 @@ from broker.kafka.scan import scan
 from broker.kafka.topics import Topic
 from broker.time_offsets import offsets_since
 
-# Claims of Idempotency-Keys are kept for 24 hours and this extra hour, because clocks of processes may differ.
+# Keep claims of Idempotency-Keys for 25 hours instead of 24, because the clocks of processes may differ.
 _MARGIN_MS: Final = 3600 * 1000
 _LOOK_S: Final = 2.0
 _FOLLOW_S: Final = 30.0
@@ -129,7 +129,7 @@ class ClaimsTopic:
             before_ms = time.time_ns() // 1_000_000 - KEPT_MS - _MARGIN_MS
             try:
                 await self._read_to_end(partition, before_ms)
-            # If Kafka has deleted the record at which this read begins, forget its offset.
+            # If Kafka has deleted the record at which this read begins, forget the offset of that record.
             # The next read then finds its first offset by time.
             except OffsetTooOld:
                 self._positions.pop(partition, None)

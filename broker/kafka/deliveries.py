@@ -36,14 +36,14 @@ from broker.settings import KafkaSettings
 from broker.time_offsets import offsets_since
 
 _FINAL: Final = ("delivered", "parked")
-# A redrive attempts parked deliveries again. If the listener had a redrive, only `delivered` is final.
+# A redrive attempts parked deliveries again. So after a redrive, only the state `delivered` is final.
 _FINAL_IF_REDRIVEN: Final = ("delivered",)
 # To find a message's deliveries, read at most 64 times 1 MiB of `deliveries`, and 64 times 1 MiB of `outstanding`.
 _READS_MAX: Final = 64
 # To count a listener's waiting messages, read at most four times 1 MiB of each partition of `messages`.
 # If four reads do not reach the partition's end, the listener's count of waiting messages is too low.
 _LAG_READS_MAX: Final = 4
-# To count for many listeners, a partition is read from up to eight offsets on, with at most four reads from each.
+# To count for many listeners at once, read a partition from up to eight offsets on: at most four reads from each.
 _LAG_ROUNDS_MAX: Final = 8
 
 

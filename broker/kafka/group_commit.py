@@ -34,12 +34,12 @@ from broker.ports import Acknowledged, BuildRecord
 log = logging.getLogger(__name__)
 
 # After a batch with three or more puts, wait 4 ms before the next batch to the same broker, so that the batch fills.
-# If all brokers are late with acknowledgements, there is no such wait.
+# If all brokers are late with acknowledgements, do not wait these 4 ms.
 PAUSE_S: Final = 0.004
 # Wait PAUSE_S only after a batch with at least three puts. A put of several messages counts as one put.
 _COMPANY: Final = 3
 _IN_DOUBT_MAX: Final = 2  # batches while all brokers are late
-# If this many messages wait to be sent, Kafka is too slow, and new messages are refused.
+# If 20,000 messages wait to be sent, Kafka is too slow, and new messages are refused.
 _WAITING_MAX: Final = 20_000
 # If the messages that wait to be sent have 64 MiB or more together, new messages are refused.
 _WAITING_BYTES_MAX: Final = 64 << 20
@@ -119,7 +119,9 @@ class GroupCommit:
             self._spawn(work)
 
     def refuse(self, reason: str | None) -> None:
-        """Refuse new messages with DiskNearlyFull for this reason. Pass None to accept messages again."""
+        """Refuse new messages with the error DiskNearlyFull, whose text is `reason`. Pass None to accept messages
+        again.
+        """
         self._refusal = reason
         self._waiting_max = self._most if reason is None else 0
 

@@ -17,7 +17,7 @@ from aiokafka.protocol.admin import DeleteGroupsRequest, DescribeGroupsRequest, 
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.group import LeaveGroupRequest
 
-# If a consumer group has no members, Kafka accepts a commit with this generation and this member id.
+# A commit for a consumer group without members must have the generation -1 and an empty member id.
 _NO_MEMBER: Final = (-1, "")
 
 T = TypeVar("T")
@@ -113,7 +113,7 @@ class KafkaGroups:
             found = [member[0] for member in members if member[1] == client_id]
             for member_id in found:
                 code = (await self._ask_coordinator(group, LeaveGroupRequest(group, member_id))).error_code
-                # Ignore UnknownMemberIdError, because the member has then left the group by itself.
+                # UnknownMemberIdError is no failure: the member has already left the group by itself.
                 if kafka_errors.for_code(code) is not kafka_errors.UnknownMemberIdError:
                     check(code)
             return len(found)

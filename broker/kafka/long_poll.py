@@ -177,7 +177,7 @@ class LongPoll:
             await asyncio.sleep(_PAUSE_S)
             return
         fetched = None
-        # If the partition has more records but the answer has none of them, read this partition again alone.
+        # If the partition has more records but the answer has none of them, read this partition again by itself.
         # If an answer lacks a partition's records, other partitions have filled it, or a batch is damaged.
         if error is kafka_errors.NoError and (row.raw or row.end_offset <= offset):
             fetched = await parse(row.raw, offset, row.end_offset, holes=False)

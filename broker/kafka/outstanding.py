@@ -115,7 +115,7 @@ class KafkaOutstanding:
         be missing, and otherwise False.
 
         Deliveries can be missing if records are unreadable, or if `reads_max` reads are not enough. All listeners must
-        belong to one organization. Raises Unavailable if Kafka does not answer or no read slot is free.
+        belong to one organization. Raises Unavailable if Kafka does not answer, or if too many large reads are running.
         """
         by_key = {_prefix(one) + message_id.encode(): one for one in listeners}
         found: dict[str, OutstandingDelivery] = {}
@@ -156,7 +156,8 @@ class KafkaOutstanding:
 
         `since_ms` has, for each partition to read, a time. Deliveries of messages that were put before this time may be
         left out. If `message_ids` is given, only deliveries of these messages are returned. At most `reads_max` reads
-        are made in all partitions together. Raises Unavailable if Kafka does not answer or no read slot is free.
+        are made in all partitions together. Raises Unavailable if Kafka does not answer, or if too many large reads are
+        running.
         """
         found: dict[tuple[str, str], OutstandingDelivery] = {}
         incomplete: set[int] = set()
@@ -201,8 +202,8 @@ class KafkaOutstanding:
         """Find a message that Kafka has deleted from the topic `messages`. The record of one of its deliveries in
         `outstanding` may have a copy of the message. Return the message's offset in `messages`, and its encoded event.
 
-        Return None if no such delivery has the message, or if another organization owns it. Raises Unavailable if Kafka
-        does not answer or no read slot is free.
+        Return None if no delivery in `outstanding` has a copy, or if another organization owns the message. Raises
+        Unavailable if Kafka does not answer, or if too many large reads are running.
         """
         found: dict[bytes, bytes | None] = {}
         ending = _SEPARATOR + message_id.encode()

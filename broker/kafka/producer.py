@@ -29,8 +29,8 @@ _RENEW_PAUSE_S: Final = 0.2
 
 
 class Producer:
-    """An idempotent aiokafka producer. After an error from which aiokafka's producer can't recover, such as a lost
-    producer id, it is replaced by a new one.
+    """An idempotent aiokafka producer. After an error from which this producer can't recover, such as a lost producer
+    id, a new producer replaces it.
     """
 
     def __init__(self, kafka: KafkaSettings) -> None:

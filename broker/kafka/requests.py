@@ -55,7 +55,7 @@ class KafkaRequests:
         self.bad_copies: dict[tuple[str, int, int, int | None], None] = {}  # (topic, partition, offset, broker)
         # This function is called for each unreadable range that a read finds. None if nobody needs the ranges.
         self.on_damage: Callable[[LogDamaged], None] | None = None
-        # A function that returns True if an unreadable range is deleted, or an operator has given it up as lost.
+        # This function returns True if an unreadable range was deleted, or if an operator has given it up as lost.
         self.given_up: Callable[[LogDamaged], bool] = lambda _: False
 
     async def start(self, topics: Iterable[str]) -> None:

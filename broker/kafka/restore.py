@@ -25,8 +25,8 @@ async def fill(
     kafka: KafkaSettings, topic: str, partition: int, count: int, *, at_ms: int = 0, key: bytes | None = None
 ) -> None:
     """Write `count` records without content to a partition, so that these records take its next offsets. An import
-    calls this function so that the exported records get their old offsets after them. It deletes the records without
-    content later. For a compacted topic, a `key` must be given.
+    calls this function so that the exported records, which come next, get their old offsets. Later, the import deletes
+    the records without content. For a compacted topic, a `key` must be given.
 
     Raises LogUnavailable if Kafka does not acknowledge all records; some may then be stored.
     """

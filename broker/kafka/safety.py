@@ -80,7 +80,7 @@ def _fewer(kafka: KafkaSettings, copies: int) -> str:
 
 def _acknowledgements(kafka: KafkaSettings) -> Iterator[str]:
     if kafka.min_insync < ACKNOWLEDGED_MIN and not kafka.flush_each_batch:
-        # If one copy is enough and is not synced to disk, a power cut can lose a record that Kafka has acknowledged.
+        # If Kafka acknowledges a record that only one broker has, and only in memory, a power cut can lose it.
         yield (
             f"one copy may acknowledge a record before any disk has it: set --min-insync {ACKNOWLEDGED_MIN}, "
             "or --flush-each-batch if there is only one broker"
@@ -172,7 +172,7 @@ def _holds(setting: str, wanted: str, now: str) -> bool:
     match setting:
         case "min.insync.replicas" | "max.message.bytes":
             return int(now) >= int(wanted)
-        # The size of segments need not be checked, because it only decides how soon Kafka compacts the topic.
+        # The size of segments need not be checked, because the size only decides how soon Kafka compacts the topic.
         case "segment.bytes":
             return True
         case "flush.messages":

@@ -66,7 +66,7 @@ class Batch(NamedTuple):
 
 
 def _event(record: Record) -> StatisticsCounted | None:
-    """Decode a record of the topic `statistics`. Return None for an event that only a newer version knows."""
+    """Decode a record of the topic `statistics`. Return None for an event that only a newer Everput knows."""
     try:
         event = decode(record.value or b"")
     except UnknownEvent:

@@ -37,7 +37,7 @@ _CHECK_S: Final = 1.0
 _FAILED_PAUSE_S: Final = 0.5
 # This consumer only holds the membership, and fetches no records. So let its fetcher wake up only once a minute.
 _IDLE_MS: Final = 60_000
-# The timeout of a group member's requests. It is long, because a join waits until all workers have handed over.
+# The timeout of a group member's requests. A join waits until each worker has handed over its partitions.
 _ANSWER_MS: Final = SESSION_TIMEOUT_MS + 5_000
 # If all polls of aiokafka's consumer fail for nine seconds, raise LogUnavailable: it may not recover on its own.
 FAILING_S_MAX: Final = 9.0

@@ -47,7 +47,7 @@ _AGAIN_BYTES_MAX: Final = 1 << 10
 class ConnectionTuning:
     """The bounds of connections."""
 
-    connect_s: float = 5.0  # seconds for the DNS look-up and for connecting to all addresses, TLS included
+    connect_s: float = 5.0  # time limit for the DNS look-up and for connecting to all addresses, with TLS
     next_address_s: float = 1.25  # If an address of a host does not answer for this long, the next address is tried.
     addresses_max: int = 3  # At most this many addresses of a host are tried.
     end_s: float = 1.0  # If an answer has not ended this long after its headers, close the connection.
@@ -139,7 +139,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(request)
 
     def close(self) -> None:
-        """Close the connection. Soon, the owner's failed() is called if a request has no answer; then its lost()."""
+        """Close the connection. The owner's failed() is called soon if a request has no answer, and then lost()."""
         if self._transport is not None:
             self.cut = True
             self._transport.abort()

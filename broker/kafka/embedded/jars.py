@@ -54,7 +54,7 @@ class Pin:
 
 
 # A function that downloads a jar into an empty directory, and returns the jar's path.
-# While it downloads, it calls its third argument with each number of newly received bytes.
+# While it downloads, the Fetch function calls its third argument with each number of newly received bytes.
 Fetch = Callable[[Pin, Path, Callable[[int], None]], Path]
 
 

@@ -31,9 +31,9 @@ JAVA_OPTIONS: Final = (
     "-XX:+ExitOnOutOfMemoryError",
     "-XX:-UsePerfData",  # no file in the temporary directory
     "-Djava.awt.headless=true",
-    # Java keeps each thread's I/O buffers for reuse. With this option, it frees buffers of over 256 KiB after use.
+    # Java keeps each thread's I/O buffers for reuse. This option makes Java free buffers of over 256 KiB after use.
     "-Djdk.nio.maxCachedBufferSize=262144",
-    # Without this option, Java 25 prints a warning: Kafka calls sun.misc.Unsafe to unmap files.
+    # Without the following option, Java 25 prints a warning, because Kafka calls sun.misc.Unsafe to unmap files.
     "--sun-misc-unsafe-memory-access=allow",
 )
 

@@ -192,9 +192,8 @@ class EmbeddedKafka:
         return self.data_dir / "kafka.pid"
 
     async def _start(self, jars: Sequence[Path], saved: Path | None) -> None:
-        """Start Kafka. If the start fails, try again up to two times, but only in two cases. In the first case, another
-        program has taken one of Kafka's ports or has killed Kafka. In the second case, Java's class archive may be the
-        reason, so the next try does not use it.
+        """Start Kafka. If another program has taken one of Kafka's ports or has killed Kafka, try again, up to three
+        tries in all. Also try again if Java's class archive may be the reason for the failure, but without the archive.
 
         Raises ConfigurationError if the last try fails, or if a start could delete records because Kafka's files are
         damaged. Also raises ConfigurationError if another program uses the port that was given or that Kafka used

@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 # A start after a crash can take a minute: Kafka first reads all records since its last flush, maybe gigabytes.
 READY_WITHIN_S: Final = 120.0
 _FORMAT_WITHIN_S: Final = 60.0
-# If Kafka does not stop in this time, it is killed. Acknowledged records are safe; only the next start is slower.
+# If Kafka does not stop within 8 s, it is killed. Acknowledged records are safe; only the next start is slower.
 STOP_WITHIN_S: Final = 8.0
 _POLL_S: Final = 0.02
 _ANSWER_WITHIN_S: Final = 5.0

@@ -30,7 +30,7 @@ _CODEC_BITS: Final = 0b111
 def rebuilt(batch: DamagedBatch, records: Sequence[Record]) -> bytes | None:
     """Rebuild a damaged record batch from the records of an export. Return None if nothing proves that the result is
     the original batch. The proof is the batch's checksum. If the checksum itself is damaged, the proof is that the file
-    has all the bytes that it covers.
+    has the same bytes wherever the checksum covers them.
 
     `records` must include all records of the batch, in order.
     """

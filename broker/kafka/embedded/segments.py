@@ -201,7 +201,7 @@ def acknowledged(log_dir: Path) -> dict[tuple[str, int], int]:
 def end_of(path: Path) -> tuple[int, int]:
     """Return the offset after the last whole batch of a segment file, and the position in bytes where this batch ends.
 
-    To read little, begin at the batch that the last entry of the offset index points to.
+    To save time, the search begins at the batch to which the last entry of the offset index points.
     """
     end, at = int(path.stem), 0
     with contextlib.suppress(OSError):
