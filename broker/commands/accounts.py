@@ -112,7 +112,7 @@ class AccountCommands:
             raise AccountBlocked(_BLOCKED)
         if not account.may_sign_in(
             now_ms()
-        ):  # An operator can give an account a temporary password. Refuse it if it was used before or has expired.
+        ):  # Refuse a temporary password from the operator that was used before or has expired.
             raise WrongPassword(_WRONG)
         return account
 
@@ -189,11 +189,11 @@ class AccountCommands:
         await self.end_session(session, request_id=request_id)
 
     async def unlink_identity(self, session: Session, password: str, *, request_id: str = "") -> bool:
-        """Unlink the account from its OpenID Connect provider, and end its other sessions. Return False if this session
-        has already ended.
+        """Unlink the account from its OpenID Connect provider, and end the account's other sessions. Return False if
+        this session has already ended.
 
-        Raises Refused if the password is wrong, if the account has no password except a temporary one, or if it is
-        linked to no provider.
+        Raises Refused if the password is wrong, if the account has no password except a temporary one, or if the
+        account is linked to no provider.
         """
         await self._view.caught_up()
         account = self._view.state.accounts.by_id.get(session.account_id)
@@ -402,7 +402,7 @@ class AccountCommands:
         return await self.join(account_id, made.id, request_id=request_id)
 
     async def join(self, account_id: str, organization_id: str, *, request_id: str = "") -> Organization:
-        """Make the account a member of the organization, with the role `owner`. An account that is a member already
+        """Make the account a member of the organization, with the role `owner`. If the account is a member already, it
         keeps its role. Raises NotFound if the organization or the account does not exist.
         """
         context = Context(

@@ -32,7 +32,7 @@ ANSWER_S: Final = 4.0
 _ANSWER_BYTES: Final = 1024
 # A worker's answer to an update or deletion counts as this many more bytes for each listener of the queue.
 _LISTENER_BYTES: Final = 64
-_PAGE_BYTES_MAX: Final = 8 << 20  # A page of messages has at most this many bytes of updated data.
+_PAGE_BYTES_MAX: Final = 8 << 20  # A page of messages has at most this many bytes of data from updates.
 _NONE: Final = "No message of this queue has this ID. Check the ID; retention may have deleted an old message."
 _DELETED: Final = "This message was deleted."
 _CHANGED: Final = (

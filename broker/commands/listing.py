@@ -29,7 +29,7 @@ _STEP: Final = 500  # Each step of a search reads the states of at most this man
 # Each step of a search for a page of messages reads the states of at most this many deliveries.
 # If a queue has many listeners, a page with states therefore has fewer messages.
 _DELIVERIES_MAX: Final = 20_000
-# A page of messages ends when the messages that were read for it have more bytes of data than this.
+# A page of messages ends as soon as the messages that were read for it have more bytes of data than this.
 _BYTES_MAX: Final = 8 << 20
 
 
@@ -68,8 +68,8 @@ class MessageFilter:
 
 
 class ListedMessage(NamedTuple):
-    """A message as a list shows it. `deliveries` maps a listener's id to the state of the delivery; it is None if the
-    states were not asked for.
+    """A message as a list shows it. `deliveries` maps a listener's id to the state of the delivery. `deliveries` is
+    None if the states were not asked for.
     """
 
     message: StoredMessage
@@ -91,7 +91,7 @@ async def list_messages(
 ) -> tuple[list[ListedMessage], tuple[int, ...], tuple[int, ...]]:
     """Return a page of the queue's messages, newest first, and the values of `begin` and `end` with which to ask for
     the next page. `begin` and `end` have an offset for each partition. The page holds messages in the offsets [begin,
-    end) that the filter accepts. It may have fewer than `limit` messages, or none, although later pages have some. Its
+    end) that the filter accepts. It may have fewer than `limit` messages, or none, although later pages have some. The
     states are those of the deliveries to `listeners`. Raises Unavailable if Kafka does not answer.
     """
     takes = wanted.takes if wanted.reads_values else None

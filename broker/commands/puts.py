@@ -116,7 +116,7 @@ class Put:
 
     def build(self, partition: int) -> tuple[bytes, bytes, bytes]:
         """Build the message's Kafka record: its key, its value and the queue's id. The message id is created here,
-        because it contains the partition.
+        because the id contains the partition.
         """
         queue = self._queue
         self.id = made = message_id(at_ms=self._at_ms, partition=partition, random_bits=self._random_bits)

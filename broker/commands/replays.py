@@ -190,7 +190,7 @@ class ReplayCommands:
         if replay.ended == "finished" or not spans:
             return 1.0
         cursors: Mapping[int, Cursor] = {}
-        # Load committed offsets only for a replay that has not ended: workers delete those of a cancelled replay.
+        # Load committed offsets only for a replay that has not ended: workers delete the offsets of a cancelled replay.
         if replay.ended is None:
             cursors = (await self._cursors.load([replay.id], spans)).get(replay.id, {})
         behind = sum(

@@ -140,7 +140,7 @@ class Accounts:
     def _changed(self, account: Account, event: ev.AccountEvent) -> bool:
         match event:
             case ev.AccountPasswordChanged():
-                # A password change ends the account's other sessions. It has no effect if its own session has ended.
+                # Only a session that has not ended can change the password. All other sessions of the account then end.
                 if event.session_id not in self._sessions_of.get(account.id, {}):
                     return False
                 self._end_all(account, but=event.session_id)

@@ -311,7 +311,7 @@ class Alerts:
     _by_id: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def apply(self, event: Event) -> bool:
-        """Update the alerts with one event of the log. Return False if it changes nothing.
+        """Update the alerts with one event of the log. Return False if the event changes nothing.
 
         For example, the beginning of an alert changes nothing if the alert is open already.
         """

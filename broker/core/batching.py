@@ -116,8 +116,8 @@ def batch_body(elements: Iterable[bytes]) -> bytes:
 
 
 def failed_ids(body: bytes) -> frozenset[str]:
-    """Return the message ids that a listener's 2xx answer to a batch rejects. The answer's body lists them in the field
-    `failed` of a JSON object. Any other body rejects no message.
+    """Return the message ids that a listener's 2xx answer to a batch rejects. The answer's body lists these ids in the
+    field `failed` of a JSON object. Any other body rejects no message.
     """
     try:
         answer = orjson.loads(body)

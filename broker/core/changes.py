@@ -13,7 +13,7 @@ from msgspec import UNSET, UnsetType
 from broker.core.events import MessageChange, MessageDeleted
 
 # Everput assumes that the clocks of its processes differ by at most this.
-# So a search for the changes of a message begins this long before the message was put.
+# A search for a message's changes begins this long before the message was put, because the clocks may differ.
 CLOCK_SKEW_MS: Final = 10 * 60_000
 
 

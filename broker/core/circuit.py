@@ -46,7 +46,7 @@ class Circuit:
         self.state = State.CLOSED
         self.faults = 0
         # `relapses` counts how often failed attempts after a successful probe have opened the circuit breaker again.
-        # A failed probe sets `relapses` to 0. So does trip(), and the closing of the circuit breaker.
+        # `relapses` becomes 0 after a failed probe, in trip(), and when the circuit breaker closes.
         self.relapses = 0
         self.probe_at_ms = self.down_since_ms = 0
         self.allowance: int | None = None

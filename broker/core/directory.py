@@ -321,8 +321,8 @@ class Directory:
         return replay is not None
 
     def _deliver(self, replay: Replay) -> None:
-        """Create, change or remove the temporary listener of a replay, through which its messages are delivered. A
-        replay that has ended has no temporary listener.
+        """Create, change or remove the temporary listener of a replay, through which the replay's messages are
+        delivered. A replay that has ended has no temporary listener.
         """
         if replay.ended is not None:
             self.listeners.pop(replay.id, None)

@@ -26,8 +26,8 @@ _GATE_DECREASE: Final = 0.7
 class Flow:
     """The limit on concurrent attempts to one listener. It adapts to the listener's answers.
 
-    `limit` is between 1 and `max_in_flight`. The limit grows with accepted attempts: for example, after about 8 of
-    them, a limit of 8 becomes 9.
+    `limit` is between 1 and `max_in_flight`. The limit grows with accepted attempts: for example, a limit of 8 becomes
+    9 after about 8 accepted attempts.
     """
 
     __slots__ = ("_decreased_at_ms", "_exact", "limit", "max_in_flight")

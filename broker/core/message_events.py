@@ -34,7 +34,7 @@ class PutClaimed(Event, frozen=True, kw_only=True, tag="put.claimed"):
     use, several such events may have the same key and `number`. Only the first of them has an effect.
 
     `digest` is the SHA-256 of the organization and the Idempotency-Key. `body_sha256` is the SHA-256 of the values that
-    a repeated request must also have.
+    a repeated request must have in common with the first.
     """
 
     claim_id: str
@@ -108,7 +108,8 @@ class PartitionHandedOver(Event, frozen=True, kw_only=True, tag="partition.hande
     """The event which says that a worker has given up a partition after it has written all results.
 
     If an earlier owner of the partition crashed, it may have sent messages below the offset `in_doubt_below` without
-    recording it. All updates and deletions below the offset `changes_below` of the topic `changes` were processed.
+    recording the attempts. All updates and deletions below the offset `changes_below` of the topic `changes` were
+    processed.
     """
 
     partition: int
