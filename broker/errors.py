@@ -118,8 +118,8 @@ class Busy(Unavailable):
 
 class LogUnavailable(Unavailable):
     """Kafka can't be reached, a partition has no leader, or Kafka refused a request. This error is also raised if this
-    process may have lost its partitions to another worker. The method that writes to Kafka says whether records may be
-    stored after this error.
+    process may have lost its partitions to another worker. If a write raises this error, the docstring of the writing
+    method says whether records may have been stored.
     """
 
     code = "log-unavailable"
@@ -163,7 +163,7 @@ class DiskNearlyFull(Unavailable):
 class StorageFull(BrokerError):
     """The account that created the organization has reached its limit of stored bytes. Nothing was stored.
 
-    The limit is for all organizations that the account created together.
+    The limit is for the sum of the bytes of all organizations that the account created.
     """
 
     code = "storage-full"

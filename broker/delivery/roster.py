@@ -94,7 +94,7 @@ class Roster:
         replay_id, listener_id = getattr(event, "replay_id", None), getattr(event, "listener_id", None)
         if replay_id is not None:
             return (replay_id,)
-        # An event about a listener can also change the settings of replays to it, so include all replays.
+        # An event about a listener can also change the settings of replays to this listener, so include all replays.
         return () if listener_id is None else (listener_id, *self._replays)
 
     def __contains__(self, listener_id: str) -> bool:
@@ -134,8 +134,8 @@ class Roster:
         self._means.ticks.remove(dispatcher)
 
     def tell(self, event: Event) -> None:
-        """Handle an event that can concern more than the settings of one listener: the end of a listener or replay, or
-        an unreadable range of the log that can be read again or was given up as lost.
+        """Handle two kinds of events. If a listener or replay has ended, look for data of it that can be deleted. If an
+        unreadable range of the log can be read again or was given up as lost, examine the parked deliveries again.
         """
         assignment = self.assignment
         if isinstance(event, LogMended):

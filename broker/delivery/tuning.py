@@ -37,20 +37,20 @@ class Tuning:
     held_bytes_min: int = 64 << 10
     # A worker divides this many bytes among its listeners, for messages in memory. Each gets at least `held_bytes_min`.
     all_held_bytes_max: int = 128 << 20
-    # This many deliveries of a listener may wait in memory for a retry, or one full batch if a batch has more.
+    # Of one listener, this many deliveries may wait in memory for a retry (or one full batch, if that is more).
     # Deliveries that wait for a retry may fill at most half of the listener's limit on messages in memory.
     # If too many deliveries of a listener wait for a retry, the next delivery to be retried moves to `outstanding`.
     retries_max: int = 128
     # If this many deliveries of a listener wait for earlier ones of their key, those of slow keys go to `outstanding`.
     # If a listener may have only 100 messages in memory, `key_waiting_max` is lowered to half of that (50).
-    # `key_waiting_max` does not apply to a listener that is new (for the word "new", see `attempts_new_max`).
+    # `key_waiting_max` does not apply to new listeners (see `attempts_new_max` for which listeners are new).
     key_waiting_max: int = 128
     key_slow_s: float = 0.1  # An ordering key counts as slow if one delivery has blocked it for this long.
 
     # When deliveries move to `outstanding` (dispatch/dispatcher.py)
     # A delivery moves to the topic `outstanding` if its next attempt is due at least this long after its first attempt.
     set_aside_after_ms: int = 60_000
-    # A message waits in memory for its `deliver_at` at most this long, and only if half of the memory is free.
+    # A message waits in memory for its `deliver_at` at most this long, if half of the listener's memory is free.
     near_ms: int = 10_000
     # If no thread is free for the DNS look-up, the delivery is attempted again after this time.
     put_off_ms: int = 1_000

@@ -93,7 +93,7 @@ class Worker:
         self._begin_assignment()  # without partitions
 
     def _begin_assignment(self) -> Assignment:
-        """Set an assignment without partitions, until Kafka assigns partitions to this worker."""
+        """Begin a new assignment, which has no partitions yet, and return it."""
         self.assignment = self.roster.assignment = Assignment(self._shared)
         return self.assignment
 
@@ -161,7 +161,8 @@ class Worker:
         """Estimate how many messages of all partitions wait for a listener. Messages in the topic `outstanding` do not
         count. Return None if this worker does not serve the listener, or owns no partitions.
 
-        This worker counts the messages in its own partitions, and assumes that as many wait in each other partition.
+        This worker counts the messages in its own partitions, and assumes that the other partitions have as many on
+        average.
         """
         dispatcher, assignment = self.roster.dispatchers.get(listener_id), self.assignment
         if dispatcher is None or not assignment.partitions:

@@ -50,8 +50,8 @@ async def ensure_topics(
 
     Raises LogUnavailable if this takes longer than `within_s`. Raises ConfigurationError if settings of Everput or
     Kafka are wrong or unsafe, or if there are too few brokers for the replicas of a missing topic. Also raises
-    ConfigurationError if Kafka refuses the password or a new topic. If `importing` is false, also raises it if an
-    import is unfinished.
+    ConfigurationError if Kafka refuses the password or a new topic. If `importing` is false and an import is
+    unfinished, also raises ConfigurationError.
     """
     options = client_options(kafka)
     try:

@@ -52,8 +52,8 @@ class AnswersOfMessage:
                 self._told[event.listener_id, answer[0]] = answer
 
     def _missing(self) -> dict[int, int]:
-        """Return the partitions that must be searched for stored HTTP answers, each with the time from which its
-        records must be read.
+        """Return the partitions that must be searched for stored HTTP answers, each with the time at which the search
+        must begin.
         """
         since: dict[int, int] = {}
         for (listener_id, _), (_, _, answer_id, partition, at_ms, *_) in self._attempts.items():
@@ -62,9 +62,9 @@ class AnswersOfMessage:
         return since
 
     async def find(self, requests: KafkaRequests, topic: str) -> None:
-        """Find the HTTP answers that are not in the collected events. For each, an event names the partition and the
-        time of its record. In each of these partitions, make at most four reads of 1 MiB, from the earliest of these
-        times on. An answer that these reads do not return stays unknown.
+        """Find the HTTP answers that are not in the collected events. For each of these answers, an event gives the
+        partition and the time of the record that has the answer. In each of these partitions, make at most four reads
+        of 1 MiB, from the earliest of these times on. An answer that these reads do not return stays unknown.
 
         Raises LogUnavailable if Kafka does not answer.
         """

@@ -21,8 +21,8 @@ _RECORD_BYTES_EXTRA: Final = 40
 
 
 class Append:
-    """A message that waits for its record batch, or is in one. `done` gets the message's (partition, offset) when Kafka
-    has stored the message.
+    """A message that waits for its record batch, or is in one. When Kafka has stored the message, the future `done`
+    gets the message's (partition, offset).
     """
 
     __slots__ = ("build", "deadline", "done", "size")

@@ -40,8 +40,8 @@ class Outstanding(Protocol):
 
 
 class EndedListeners:
-    """The deletion of what deleted listeners and ended replays have left in Kafka. Each worker deletes the stored
-    deliveries in its own partitions. The worker that owns partition 0 also deletes the committed offsets.
+    """The deletion of the data that deleted listeners and ended replays have left in Kafka. Each worker deletes the
+    stored deliveries in its own partitions. The worker that owns partition 0 also deletes the committed offsets.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class EndedListeners:
         with_cursors = await self._cursors.listeners() if _DELETES_CURSORS in self._partitions else set()
         with_records = self._outstanding.listeners()
         await self._view.caught_up()
-        # Stop if only a newer version of Everput can read an event of `control`: the event may create a listener.
+        # Stop if only a newer version of Everput can read an event: it may create a listener that needs its data.
         if not self._view.complete:
             return False
         known = self._view.state.listeners.keys()

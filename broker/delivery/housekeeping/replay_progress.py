@@ -28,8 +28,8 @@ class Outstanding(Protocol):
 
 
 class ReplayProgress:
-    """The part of a worker that notices which replays are finished in which of the worker's partitions, and records
-    that in the topic `control`.
+    """The part of a worker that records in the topic `control` when a replay is finished in one of the worker's
+    partitions.
     """
 
     def __init__(

@@ -118,7 +118,8 @@ class Retention:
             low = min(stands.values(), default=ends[partition])
             below = young[partition]
             lags.extend(_Lag(partition, one, below) for one, offset in stands.items() if offset < below)
-            # If a delivery moves to `outstanding` during this call, its message is kept: its offset is at least `low`.
+            # Delete only messages below `low`: all listeners have finished these, as their committed offsets say.
+            # If a delivery moves to `outstanding` during this call, the offset of its message is not below `low`.
             bare_ms = self._earlier(before_ms, self._outstanding.oldest_bare_put_ms(partition))
             kept_ms = self._earlier(before_ms, self._outstanding.oldest_put_ms(partition))
             await self._delete(partition, bare_ms, min(low, ends[partition]), changes_ms=kept_ms)

@@ -40,7 +40,7 @@ class DamagedDeliveries:
         self._at_once = tuning.damaged_at_once
         self._topic = topic
         self._records = records
-        self._owned = owned  # the partitions that this worker owns; empty after a hand-over or loss
+        self._owned = owned  # the partitions that this worker owns; empty after it has handed over or lost them
         self._dispatchers = dispatchers
         self._enter = enter  # adds a record to the index
         self._remove = remove  # removes a record from the index
@@ -91,7 +91,7 @@ class DamagedDeliveries:
         await self._write(entry, events)
 
     async def _write(self, entry: OutstandingEntry, events: Sequence[KeptDelivery]) -> None:
-        """Replace the delivery's record in the topic `outstanding`, and its row in the index, with these events."""
+        """Store these events in place of the delivery's record in the topic `outstanding`, and in the index."""
         await self._assure()
         rows = [_record(event) for event in events]
         replaced = any(key == entry.key for key, _ in rows)

@@ -39,7 +39,9 @@ class _Pass:
 
 
 class Due:
-    """The deliveries in the topic `outstanding` of which this worker must make the next attempt, now or later."""
+    """The stored deliveries that are due for an attempt, now or later. When a delivery is due, the worker hands it to
+    the dispatcher of its listener.
+    """
 
     def __init__(
         self,
@@ -249,7 +251,7 @@ class Due:
             self.remove(entry)
             return True
         if isinstance(message, LogUnavailable) or not dispatcher.room() or not self._may_leave(entry, dispatcher):
-            # Schedule the delivery again: its message could not be read, or may not be sent to the listener now.
+            # Schedule the delivery again: its message could not be read, or can't be sent to the listener now.
             self.put_back(entry)
             return False
         stream = dispatcher.stream(entry.partition)
@@ -278,7 +280,7 @@ class Due:
             self.advance(entry.key_queue)
 
     def remove(self, entry: OutstandingEntry) -> bool:
-        """Remove a delivery from the SQLite index. Return False if it was removed or replaced before."""
+        """Remove a delivery from the SQLite index. Return False if its row was removed or replaced before."""
         if not self._index.remove(entry):
             return False
         self.taken.pop(entry.id, None)

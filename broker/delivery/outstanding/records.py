@@ -105,7 +105,7 @@ class OutstandingRecords:
 
     async def _end(self, partition: int, noted: int) -> int:
         """Return the end offset of the partition. If Kafka returns an offset below `noted`, ask again, up to nine
-        times, because a new partition leader may report too low an offset for a moment.
+        times, because a new partition leader may report a lower offset for a moment.
         """
         for tried in range(_TRIES_MAX):
             end = (await self._requests.offsets(self._topic.name, {partition: LATEST}))[partition]
@@ -168,7 +168,7 @@ class OutstandingRecords:
         message = await self._of_log(entry.partition, entry.message_offset)
         if message is None and damaged:
             raise LogDamaged(self._messages_topic, entry.partition, entry.message_offset, entry.message_offset)
-        # A new partition leader can lack the record for a moment, so the read is tried again later.
+        # If a new partition leader lacks the record for a moment, raise an error: the read is then tried again.
         if message is None and behind:
             raise LogUnavailable(
                 f"Kafka returned no record of {self._topic.name}/{entry.partition} at offset {entry.record_offset}, "

@@ -107,7 +107,7 @@ class Redrives:
 
     def _where(self, message_id: str) -> list[int]:
         """Return the partitions that can hold a message with this id: usually only the partition in the id. If the id
-        has none, return all partitions of this worker.
+        names no partition, return all partitions of this worker.
         """
         place = partition_of(message_id)
         return [place] if place is not None else list(self._owned)
@@ -125,8 +125,8 @@ class Redrives:
             due.note(entry.listener_id, now_ms())
 
     async def undo_cancelled(self, listener: Listener, due: Schedule) -> None:
-        """Undo the cancelled redrives of a listener, `rows_at_once` deliveries at a time, as there may be very many.
-        Attempts that are under way continue.
+        """Undo the cancelled redrives of a listener, in steps of `rows_at_once` deliveries, because there may be very
+        many. Attempts that have begun continue.
         """
         at = -1
         while rows := self._index.redriven_until(

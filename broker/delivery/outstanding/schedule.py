@@ -264,7 +264,7 @@ class Outstanding:
         return (0, 0) if count is None else (count.parked.get(partition, 0), count.retrying.get(partition, 0))
 
     def held_of(self, listener_id: str) -> tuple[int, int]:
-        """Return the numbers of the listener's parked and retrying deliveries in all partitions of this worker."""
+        """Return how many parked and how many retrying deliveries the listener has in this worker's partitions."""
         count = self._index.counts.get(listener_id)
         return (0, 0) if count is None else (sum(count.parked.values()), sum(count.retrying.values()))
 
@@ -358,8 +358,8 @@ class Outstanding:
     # Deliveries that are due
 
     async def serve_due(self) -> bool:
-        """Hand some due deliveries to the dispatchers of their listeners. Return whether more may be handed over
-        without a wait.
+        """Hand some due deliveries to the dispatchers of their listeners. Return whether more deliveries may be handed
+        over at once.
         """
         return await self._due.serve(owns_any=bool(self._owned))
 
@@ -380,7 +380,7 @@ class Outstanding:
                     await self._damaged.again(entry)
                     return None
                 message = await self._records.message(entry)
-                # Without a message, the delivery leaves the index, but Kafka may still have its record: note the key.
+                # Without a message, the delivery leaves the index. Kafka may still have its record, so call doubt().
                 if message is None:
                     self._written.doubt(entry.partition, entry.key)
             except LogDamaged:

@@ -14,8 +14,8 @@ from msgspec import UNSET
 from broker.core.codec import message_texts
 from broker.core.entities import Queue
 
-# If at most this many queue ids are wanted, search a record batch for the ids. If it has none, do not parse it.
-# To search a record batch for one queue id takes a sixth of the time that parsing the batch takes.
+# If at most this many queue ids are wanted, search a record batch for them. Do not parse a batch that has none.
+# The search of a record batch for one queue id takes a sixth of the time that parsing the batch takes.
 _SOUGHT_MAX: Final = 4
 
 
