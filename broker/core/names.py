@@ -24,7 +24,7 @@ def refuse_name(name: str) -> str | None:
 
 
 def shortened(text: str, chars_max: int = NAME_CHARS_MAX) -> str:
-    """Return the text for a quotation in an error message. If it has more than `chars_max` characters, cut it there and
-    add an ellipsis.
+    """Return the text in the form in which an error message quotes it. A text of more than `chars_max` characters is
+    cut there, and an ellipsis is added.
     """
     return text if len(text) <= chars_max else text[:chars_max] + "…"

@@ -26,8 +26,8 @@ class Chunk(NamedTuple, Generic[T]):
     """The messages of a queue in the offsets [start, end) of one partition, in log order.
 
     The partition begins at the offset `begin`. `oldest_at_ms` is the time of the first record that was read. If the
-    messages were too large together, the oldest were left out, and it is the time of the last one left out. It is None
-    if nothing was read.
+    messages were too large together, the oldest messages were left out, and `oldest_at_ms` is the time of the last
+    message left out. `oldest_at_ms` is None if nothing was read.
     """
 
     begin: int

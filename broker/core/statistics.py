@@ -306,9 +306,9 @@ class Series:
                 self._count(*read_row(row))
 
     def _wants(self, row: StatisticsRow) -> bool:
-        """Return whether these statistics include this row of counts. They include rows for the puts on their queue,
-        and rows for deliveries to their listener. If these are the statistics of a queue, rows for all of its listeners
-        are included.
+        """Return whether these statistics include this row of counts. The statistics of a listener include the puts on
+        the listener's queue, and the deliveries to the listener. The statistics of a queue include the puts on the
+        queue, and the deliveries to all of its listeners.
         """
         queue_id, listener_id = row[1:3]
         return queue_id == self._queue_id and (self._listener_id is None or listener_id in ("", self._listener_id))

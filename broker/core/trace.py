@@ -46,6 +46,6 @@ def parse(value: bytes) -> TraceParent | None:
 
 def _sampled(flags: bytes) -> str:
     """Return the trace flags for version 00 from those of a later version of the header. Keep only the lowest bit,
-    `sampled`, because the meaning of the others is unknown.
+    `sampled`, because the meaning of the other bits is unknown.
     """
     return "01" if int(flags, 16) & 1 else "00"

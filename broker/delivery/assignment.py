@@ -146,9 +146,8 @@ class Assignment:
             raise
 
     def delivers(self, number: int, dispatcher: Dispatching) -> bool:
-        """Return whether this worker delivers this partition's messages to the listener. It does if the partition is in
-        this assignment, and the listener's committed offset is loaded. This is also true while the listener is paused
-        or down.
+        """Return whether this worker delivers this partition's messages to the listener. That is so if the partition is
+        in this assignment and the listener's committed offset is loaded, even while the listener is paused or down.
         """
         partition = self.partitions.get(number)
         return not self._dropped and partition is not None and partition.placed(dispatcher)

@@ -75,9 +75,9 @@ class Answers:
         self._partitions = partitions
 
     def look(self, partition: int, offset: int, event: MessageChange, *, in_doubt: bool, honoured: bool) -> ChangeReply:
-        """Return the reply to an update or deletion of a message. It has the current state of the message's delivery to
-        each listener of its queue; replays are left out. The state of a delivery with an attempt in flight is missing.
-        tell() adds this state when the attempt has ended, or adds `unknown` after `answer_s` seconds.
+        """Return the reply to an update or deletion of a message. The reply has the current state of the message's
+        delivery to each listener of its queue; replays are left out. The state of a delivery with an attempt in flight
+        is missing. tell() adds this state when the attempt has ended, or adds `unknown` after `answer_s` seconds.
         """
         reply = ChangeReply(offset, event, in_doubt, honoured)
         for dispatcher in self._placed(partition, event.queue_id):

@@ -302,9 +302,9 @@ class Checkpoints:
                 cursors[listener_id] = idle
 
     def _may_wait(self, dispatcher: Dispatching, at_s: float) -> bool:
-        """Return whether this checkpoint may leave out the listener. It may if the listener is slow or failing, and its
-        last commit is less than `low_priority_s` seconds ago. In addition, the listener must have few results of
-        attempts to write, and no urgent change. The final checkpoint before a hand-over leaves out no listener.
+        """Return whether this checkpoint may leave out the listener. It may do so if the listener is slow or failing,
+        and its last commit is less than `low_priority_s` seconds ago. In addition, the listener must have few results
+        of attempts to write, and no urgent change. The final checkpoint before a hand-over leaves out no listener.
         """
         if self._hurried or not dispatcher.limits.low_priority:
             return False

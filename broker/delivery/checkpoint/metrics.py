@@ -135,8 +135,8 @@ def state_of(dispatcher: Dispatcher) -> str:
 
 def waiting(dispatcher: Dispatcher, partitions: dict[int, Partition]) -> int:
     """Return about how many messages in the worker's partitions wait for the listener or are being sent to it. The
-    number leaves out messages in `outstanding`, and messages that the worker has not read from Kafka yet. It can be too
-    high, because it includes some records of other queues in partitions where the listener lags.
+    number leaves out messages in `outstanding`, and messages that the worker has not read from Kafka yet. The number
+    can be too high, because it includes some records of other queues in partitions where the listener lags.
     """
     messages = 0
     for number, stream in dispatcher.streams.items():

@@ -97,8 +97,8 @@ class Admissions:
 
     def _is_slow(self, key: str, at_s: float) -> bool:
         """Return whether a delivery of this ordering key must move to `outstanding` instead of waiting in memory. It
-        must if another delivery has blocked the key for `key_slow_s` seconds, and too many of the listener's deliveries
-        wait for earlier ones of their keys.
+        must move if another delivery has blocked the key for `key_slow_s` seconds, and too many of the listener's
+        deliveries wait for earlier deliveries with the same ordering key.
         """
         return self._room.many_wait and self._deliveries.keys.taken_for_s(key, at_s) >= self._room.tuning.key_slow_s
 
@@ -114,7 +114,7 @@ class Admissions:
     def crowd(self) -> list[Delivery]:
         """Remove and return the deliveries that an earlier delivery of their ordering key has blocked for `key_slow_s`
         seconds. Deliveries that came from the topic `outstanding` stay, because they are few. Call this only if too
-        many deliveries wait for earlier ones of their keys.
+        many deliveries wait for earlier deliveries with the same ordering key.
         """
         at_s, keys = self._loop.time(), self._deliveries.keys
         leave = list[Delivery]()

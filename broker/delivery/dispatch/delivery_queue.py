@@ -56,8 +56,8 @@ class DeliveryQueue:
         return True
 
     def hurry(self, concerns: Callable[[str], bool]) -> None:
-        """Make deliveries ready that wait in memory for a time, such as the time of their retry. Do this only for a
-        delivery if `concerns` returns true for the id of its message.
+        """Make deliveries ready that wait in memory for a time, such as the time of their retry. A delivery is included
+        if `concerns` returns true for the id of its message.
         """
         later = []
         for row in self.retries:
@@ -85,7 +85,7 @@ class DeliveryQueue:
 
     def first_leaves(self, delivery: Delivery, key: str, *, others_follow: bool) -> None:
         """Record that the delivery that blocks an ordering key moves to the topic `outstanding`. If `others_follow` is
-        true, the deliveries that wait for it move there, too.
+        true, the deliveries that wait for this key move there, too.
         """
         self.leaving_first.add(delivery)
         if others_follow:

@@ -111,8 +111,9 @@ class KeptAnswers:
                 self._attempts[partition].append((offset, number, *(found or ("", 0, 0)), *times))
 
     def _admits(self, partition: int) -> bool:
-        """Return whether one more attempt of this partition can be kept until the next checkpoint writes it. It can't
-        if too many are kept, or if this worker does not deliver the partition's messages to the listener.
+        """Return whether one more attempt of this partition can be kept until the next checkpoint writes it. Return
+        False if too many attempts are kept already, or if this worker does not deliver the partition's messages to the
+        listener.
         """
         attempts = self._attempts.setdefault(partition, [])
         return len(attempts) < ROWS_MAX and self._touch(partition)

@@ -156,8 +156,8 @@ class Limits:
         )
 
     def let_wait(self, busy: int) -> bool:
-        """Return whether no attempt for the listener can start soon. It can't if the listener is down, or has asked for
-        a pause with `Retry-After`. It also can't if the listener is new, and all attempts are in flight that a new
+        """Return whether no attempt for the listener can start soon, because the listener is down or has asked for a
+        pause with `Retry-After`. Return True, too, if the listener is new and has as many attempts in flight as a new
         listener may have.
 
         A new listener has sent no answer below status 500 yet, or none since it was last down.

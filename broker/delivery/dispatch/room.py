@@ -30,7 +30,7 @@ class Room:
         self.bytes_share = tuning.held_bytes_max  # the limit of `held_bytes`
         self.batch_max = 0  # the most messages in a batch of the listener; 0 if the listener gets no batches
         # The deliveries that move to the topic `outstanding` now, because Kafka will delete their messages soon.
-        # The keys of `setting_aside` are deliveries. Its values are the sizes of their messages in bytes.
+        # The keys of `setting_aside` are deliveries. The values are the sizes of the deliveries' messages in bytes.
         self.setting_aside: dict[Delivery, int] = {}
 
     @property
