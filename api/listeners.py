@@ -76,8 +76,9 @@ class Listeners:
         links = call.links(f"/v1/queues/{queue.id}/listeners", query, page_token)
         answer = [listener_fields(listener) for listener in shown]
         if "at" not in query:
+            with_backlog = flag_parameter(query, "backlog")
             reads = [health_fields(self._view, self._status, shown)]
-            if flag_parameter(query, "backlog"):
+            if with_backlog:
                 reads.append(backlog_fields(self._status, shown))
             for read in await asyncio.gather(*reads):
                 answer = [fields | now for fields, now in zip(answer, read, strict=True)]

@@ -77,7 +77,7 @@ async def ended(
         env={**os.environ, **environment},
         cwd=folder,
     )
-    out, err = await asyncio.wait_for(process.communicate(), 120)
+    out, err = await asyncio.wait_for(process.communicate(), 280)
     return process.returncode, out.decode().strip(), err.decode()
 
 
@@ -186,6 +186,7 @@ async def test_the_readme_client_puts_a_message_and_prints_events_each_time_it_r
 
 
 @pytest.mark.skipif(shutil.which("go") is None, reason="there is no go on this machine's PATH")
+@pytest.mark.timeout(600)  # With an empty cache, Go first compiles its own library.
 async def test_the_go_samples_get_the_answers_that_the_page_shows(environment, tmp_path):
     local = {**environment, "GOTOOLCHAIN": "local", "GOPROXY": "off"}
     await check_program(["go", "run", program("go", tmp_path / "getting-started.go")], local)
