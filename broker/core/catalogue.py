@@ -144,7 +144,8 @@ FIELDS: Final[Mapping[str, str]] = {
     "in_doubt_below": "the offset of `messages` below which more may have been sent than was recorded",
     "changes_below": "the offset of `changes` below which all changes were honored",
     "waited_ms": "time from the put, or from `deliver_at_ms`, to the answer that accepted the message, in "
-    "milliseconds; a list is in the order of `rows`",
+    "milliseconds; a list is in the order of `rows`. If an attempt failed after a redrive, the time begins at the "
+    "redrive",
     "after": "the offset of `statistics` below which the process that wrote the event had read everything",
     "ranges": "the counted offsets, each as (topic, partition, first offset, offset after the last, minute of the "
     "newest record)",
@@ -212,7 +213,7 @@ _UNSEALED: Final = Former(
 _IF_VERSION: Final = frozenset({"if_version"})
 # The earlier versions of events. For each, codec.py has a function that converts an event to the next version.
 FORMER: Final[Mapping[tuple[str, int], Former]] = {
-    ("invitation.created", 1): Former(frozenset({"role"}), "the person becomes an owner"),
+    ("invitation.created", 1): Former(frozenset({"role"}), "the event invites a person to become an owner"),
     ("key.created", 1): Former(
         frozenset({"queue_ids", "expires_at_ms"}), "the key is for all queues, and does not expire"
     ),
@@ -226,9 +227,9 @@ FORMER: Final[Mapping[tuple[str, int], Former]] = {
     ),
     ("replay.started", 1): Former(
         frozenset({"after_offsets"}),
-        "if `picked` is not null, the replay delivers two groups of messages in each partition. The first group has "
-        "the messages at the offsets in `picked`. The second group has the queue's messages from the partition's "
-        "offset in `start_offsets` to just before its offset in `before_offsets`",
+        "if `picked` is not null, the replay delivers the messages at the offsets in `picked`. In each partition, it "
+        "also delivers the queue's messages from the partition's offset in `start_offsets` to just before its offset "
+        "in `before_offsets`",
     ),
     ("replay.started", 2): Former(
         frozenset({"send_headers"}),
