@@ -275,8 +275,8 @@ class Call:
         return links
 
     async def json(self, shape: type[T], *, times_bytes_max: int = 1, small: bool = False) -> T:
-        """Read the request's JSON body into an object of the class `shape`. The body may be `times_bytes_max` times as
-        large as usual. With `small`, it may have at most 16 KiB.
+        """Read the request's JSON body into an object of the class `shape`. The body may have `times_bytes_max` times
+        the usual limit of bytes (`body_bytes_max`). With `small`, the body may have at most 16 KiB.
 
         Raises NotJson, TooLarge, Malformed, Refused, TooMuchUnderWay or Disconnected if the body can't be used. Raises
         Unauthenticated, NoSession, NotFound or Forbidden if the sender has lost its rights while the body arrived.
@@ -350,7 +350,7 @@ class Call:
 
     def when_received(self, act: Callable[[int], None]) -> None:
         """Register the function `act`. When a handler has read the whole body, `act` is called with the body's size in
-        bytes. If `act` raises an error, the request is refused.
+        bytes. If `act` raises an error, the request is refused with this error.
         """
         receive, size = self._receive, 0
 
@@ -378,7 +378,7 @@ class Method(NamedTuple):
     # The scope that the API key or the member's role must have. If None, the handler itself checks the request.
     scope: str | None
     # True if an API key that is restricted to some queues may use this path, although the path names no queue.
-    # If `narrows` is true, the handler must show a restricted API key only the key's queues.
+    # If `narrows` is true, the handler must show a request with such a restricted API key only the key's queues.
     narrows: bool = False
 
 

@@ -16,7 +16,7 @@ from api.problems import Headers
 from broker.volume import StoredBytes
 
 _MINUTE_S: Final = 60
-# A change adds to the tenant's stored bytes: its body, and this many bytes for the rest of its Kafka record.
+# In the tenant's stored bytes, a change counts as the bytes of its body, plus 1 KiB for the rest of its record.
 _EVENT_BYTES: Final = 1 << 10
 # For the rate limit, a change counts as 1, plus 1 for each whole 4 KiB of its body.
 # If a change would count as more than a full burst, it counts as a full burst. Otherwise, it could never be permitted.
@@ -27,7 +27,8 @@ class Changes:
     """The limits on the changes that an organization makes, such as to create a queue, to update a listener or to start
     a replay. Deleting, pausing, and changes of messages do not count. Each process counts on its own.
 
-    Each organization may make `per_min` changes a minute, also in a single burst. None means no rate limit.
+    Each organization may make `per_min` changes a minute, also in a single burst. If `per_min` is None, there is no
+    rate limit.
     """
 
     def __init__(self, per_min: int | None, stored: StoredBytes) -> None:
@@ -60,9 +61,9 @@ class Changes:
         return counted
 
     def take_more(self, organization_id: str, body_bytes: int) -> None:
-        """Count the body of a change after it has arrived, because its size was unknown before. `take` has already
-        counted the change without its body. Raises TooManyRequests beyond the rate limit, and StorageFull if the
-        tenant's stored bytes are at least 10 % above their limit.
+        """Count the body of a change when the whole body has arrived. Call this if the body's size was unknown before:
+        take() has then counted the change without its body. Raises TooManyRequests beyond the rate limit, and
+        StorageFull if the tenant's stored bytes are at least 10 % above their limit.
         """
         if self._limit is not None and body_bytes >= _BODY_BYTES:
             self._limit.take([], organization_id, min(body_bytes // _BODY_BYTES, self._limit.size))

@@ -56,7 +56,7 @@ class OutstandingDeliveries:
         attempted yet, mostly because of the message's `deliver_at`. A `retrying` delivery waits for a retry. A `parked`
         delivery has no attempts left.
 
-        A page may be short, or empty, while `_links.next` says that there are more deliveries.
+        A page can have few deliveries, or none, although more pages follow. On the last page, `_links.next` is missing.
         """
         listener = await find_listener(self._view, call.organization_id, *_ids(call))
         query = call.query()
@@ -75,9 +75,10 @@ class OutstandingDeliveries:
         """Retry the listener's parked and retrying deliveries now. If the request's body names messages, retry only the
         deliveries of these messages.
 
-        The answer has the number of deliveries to retry. If the body names no messages, the number leaves out retries
-        that wait in a worker's memory. If a named message has no parked or retrying delivery, the stored event leaves
-        it out, because every process keeps the event's message ids in memory.
+        The answer has the number of deliveries to retry. If the body names no messages, the number counts only
+        deliveries stored in the topic `outstanding`, not those in a worker's memory. The stored event has only those
+        named messages that have a parked or retrying delivery. This saves memory, because every process keeps the
+        message ids of these events.
         """
         body = await call.json_or_nothing(RedriveBody)
         named = list[str]()
@@ -101,7 +102,7 @@ class OutstandingDeliveries:
         returned once.
         """
         # Read the committed offsets first, and the topic `outstanding` second.
-        # If a delivery moves to `outstanding` between these two reads, the second read finds it.
+        # If a delivery moves to `outstanding` after the first of these two reads, the second read finds it.
         in_memory = await self._retried_from_memory(listener, named)
         found = await self._outstanding.those(listener, named)
         times: dict[tuple[int, int], set[str]] = defaultdict(set)  # message ids by partition and time
@@ -118,9 +119,9 @@ class OutstandingDeliveries:
         return found
 
     async def _retried_from_memory(self, listener: Listener, named: Sequence[str]) -> Mapping[int, set[int]]:
-        """Return the offsets of the messages that workers retry from their memory, for each partition of the named
-        messages. Such a message has a failed attempt. According to the committed offsets, its delivery has not ended,
-        and has not moved to the topic `outstanding`.
+        """Return, for each partition of the named messages, the offsets of messages that a worker retries from its
+        memory. By the listener's committed cursor, the delivery of such a message has a finished attempt, has not
+        ended, and has not moved to the topic `outstanding`.
         """
         partitions = {place[1] for place in map(parse_message_id, named) if place is not None}
         partitions &= set(range(len(listener.start_offsets)))

@@ -144,8 +144,8 @@ class Messages:
     async def list(self, call: Call) -> Any:
         """List the messages of a queue, newest first, without deleted messages.
 
-        A page may be short, or empty, while `_links.next` says that there are more messages. With `deliveries=true`,
-        each message has the states of its deliveries.
+        A page can have few messages, or none, although more pages follow. On the last page, `_links.next` is missing.
+        With `deliveries=true`, each message has the states of its deliveries.
         """
         queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         path = f"/v1/queues/{queue.id}/messages"
@@ -191,8 +191,9 @@ class Messages:
         return _answer(call, message, listeners)
 
     async def update(self, call: Call) -> Any:
-        """Change the data of a message. In the answer, the state of a listener is `delivered` if the listener already
-        has the old data, and `unknown` if it may have the old data.
+        """Change the data of a message. The answer has the state of the message's delivery to each listener:
+        `delivered` if the listener already has the old data, `unknown` if it may have the old data. With any other
+        state, later attempts send the new data.
         """
         queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         body = await call.json(MessageDataBody)
@@ -204,8 +205,9 @@ class Messages:
         return _answer(call, message, _states(queue, states))
 
     async def delete(self, call: Call) -> Any:
-        """Delete a message, and answer with it. In the answer, the state of a listener is `delivered` if the listener
-        already has the message, and `unknown` if it may have the message.
+        """Delete a message. The answer has the deleted message, and the state of its delivery to each listener:
+        `delivered` if the listener already has the message, `unknown` if it may have the message, and otherwise
+        `cancelled`.
         """
         queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         ids = queue, call.path("message_id")

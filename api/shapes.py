@@ -33,8 +33,8 @@ _STEP = re.compile(r"\.([^.\[]+)|\[([^\[\]]*)\]")
 
 T = TypeVar("T")
 
-# The API reference shows the constraints in these types, but msgspec does not check them.
-# The commands check the constraints of these types, because their error texts are clearer than those of msgspec.
+# The API reference shows the constraints in the types Name, Url, Role and Email, but msgspec does not check them.
+# The commands check the constraints of these types: the commands' error texts are clearer than those of msgspec.
 Name = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": NAME_CHARS_MAX})]
 Url = Annotated[str, Meta(extra_json_schema={"format": "uri", "pattern": "^(https?://|mailto:)"})]
 Role = Annotated[str, Meta(extra_json_schema={"enum": [*ROLES]})]
@@ -336,7 +336,8 @@ def parse(body: bytes, shape: type[T]) -> T:
 
 
 def _refusal(message: str) -> Refused:
-    """Turn a message of msgspec, such as "Expected `str`, got `int` - at `$.data`", into an error with a pointer.
+    """Turn a message of msgspec, such as "Expected `str`, got `int` - at `$.data`", into the error Refused with a JSON
+    pointer.
 
     The message quotes the client's text, so only a short path at the very end of the message is used as the pointer.
     """

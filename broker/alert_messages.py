@@ -33,12 +33,12 @@ from broker.ports import Count, DirectoryView, Log
 log = logging.getLogger(__name__)
 
 # If the first put of an alert's message fails, the put is repeated when the alert's event is at least 30 s old.
-# After 30 s, it is nearly always decided whether Kafka stores the first put, so a search for the message is reliable.
+# After 30 s, the first put has nearly always succeeded or failed, so a search for the message is reliable.
 _SETTLED_MS: Final = 30_000
 # The id of an alert's message contains the time of the alert's event, or a time 5, 10, 15 … minutes later.
-# If the put is repeated at least 5 minutes after the first put, the message gets another id, with a later time.
+# If the message is put 5 minutes or more after the event, its id contains a later time than the event's.
 _ID_VALID_MS: Final = 5 * 60_000
-# A search for an alert's message tries at most 14 ids: the earliest possible id, the newest, and 12 before the newest.
+# A search for an alert's message tries at most 14 ids: that with the event's time, and those of the 13 newest times.
 _EARLIER_STEPS: Final = 12
 
 
@@ -46,9 +46,9 @@ _EARLIER_STEPS: Final = 12
 class AlertMessages:
     """The part of a worker that puts messages about alerts into the organizations' queues for alerts.
 
-    `home` takes the id of a listener, an API key or an organization. It returns the partition for the messages about
-    the alerts of this listener, API key or organization. `owns` returns whether the worker owns a partition. `assure`
-    raises LogUnavailable if another worker may own this worker's partitions by now.
+    An alert is about a listener, an API key or an organization. `home` takes the id of this listener, API key or
+    organization, and returns the partition into which messages about its alerts are put. `owns` returns whether the
+    worker owns a partition. `assure` raises LogUnavailable if another worker may own this worker's partitions by now.
     """
 
     log: Log
@@ -73,8 +73,9 @@ class AlertMessages:
             _log_failure(event, error)
 
     async def put_missing(self, at_ms: int) -> None:
-        """Put the missing messages about the alerts of this worker's partitions. A message is missing if the alert's
-        newest event is at least 30 s old, and the log does not say that the message about this event was put.
+        """Put the missing messages about alerts, in the partitions that this worker owns. A message counts as missing
+        if the alert's newest event is at least 30 s old, and no event `alert.told` says that the message about this
+        event was put.
 
         If a put raises a BrokerError, this call puts no further messages into the same partition.
         """
@@ -97,7 +98,7 @@ class AlertMessages:
         """Put the message about an alert into the organization's queue for alerts, and record that the message was put.
         If the organization does not exist any more, do nothing.
 
-        `again` says that an earlier call may have put the message. Then look for the message first, and do not put it
+        If `again` is true, an earlier call may have put the message: look for the message first, and do not put it
         twice.
         """
         context = Context(organization_id=event.organization_id, actor="worker", request_id="", at_ms=now_ms())
@@ -127,8 +128,8 @@ class AlertMessages:
         await record(self.log.control, self.view, told)
 
     async def _find(self, ids: Mapping[int, str], partition: int, organization_id: str) -> str | None:
-        """Return the first of these message ids whose message is stored. Return None if none of the messages is stored.
-        The keys of `ids` are the times in the message ids.
+        """Return the first message id in `ids` whose message is stored, or None if no such message is stored. `ids`
+        maps the time in each message id to the id.
 
         If the log is unreadable where the message may be, the message counts as missing: a repeated alert is better
         than a lost one.
@@ -148,9 +149,9 @@ class AlertMessages:
 
 
 def _id_times(event_at_ms: int, at_ms: int) -> list[int]:
-    """Return the times that the id of an alert's message may contain. These are the time of the alert's event, and the
-    times 5, 10, 15 … minutes later, up to `at_ms`. Of these later times, only the newest 13 are returned. A message
-    that is put at `at_ms` gets the newest time.
+    """Return the times that the id of an alert's message may contain, earliest first: the time of the alert's event,
+    and the times 5, 10, 15 … minutes later, up to `at_ms`. Of the later times, only the newest 13 are returned. The
+    last returned time is the one for a message that is put at `at_ms`.
     """
     late = max(0, at_ms - event_at_ms) // _ID_VALID_MS
     steps = range(max(0, late - _EARLIER_STEPS), late + 1)

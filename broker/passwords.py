@@ -22,12 +22,12 @@ from broker.errors import Refused, Unavailable
 CHARS_MIN: Final = 10
 CHARS_MAX: Final = 1000
 AT_ONCE: Final = 2  # Hashing one password takes 46 MiB of memory, and less than 0.1 s of a processor.
-# If this many passwords are being checked or wait to be checked, a request with another password is refused.
+# If WAITING_MAX passwords are being checked or wait to be checked, a request with another password is refused.
 WAITING_MAX: Final = 150
 _SCORE_MIN: Final = 2  # a password with a lower zxcvbn score is refused; score 2 means over a million guesses
 # zxcvbn tries each letter that a symbol such as @ or 4 can stand for. More combinations take it more time.
 # On a test machine, zxcvbn took 14 s for 72 hostile characters.
-# zxcvbn gets only the beginning of a password, so that it takes at most 0.2 s.
+# zxcvbn gets only the beginning of a password, because judging the beginning takes at most 0.2 s.
 # zxcvbn gets at most JUDGED_CHARS_MAX characters, with at most _READINGS_MAX ways to read symbols as letters.
 JUDGED_CHARS_MAX: Final = 32
 _READINGS_MAX: Final = 8
@@ -105,7 +105,7 @@ def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
 
     judged = _judged(_normal(password).decode())
     # zxcvbn gets only the beginning of the password. A long password with many symbols would take too much time.
-    # If the judged beginning has fewer than CHARS_MIN characters, the password has many ambiguous symbols: accept it.
+    # If the judged part is shorter than CHARS_MIN, the password has many symbols that look like letters: accept it.
     if len(judged) < CHARS_MIN:
         return None
     known = [part for text in about for part in (text, *text.split("@"))]
@@ -121,8 +121,8 @@ def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
 def _judged(password: str) -> str:
     """Return the beginning of a password, at most JUDGED_CHARS_MAX characters, for zxcvbn to judge.
 
-    zxcvbn reads symbols as letters, such as `4` as `a`, and tries all combinations. So the beginning ends before there
-    are more than _READINGS_MAX combinations.
+    zxcvbn reads symbols as letters, such as `4` as `a`, and tries all combinations of such readings. So the returned
+    beginning is short enough for at most _READINGS_MAX combinations.
     """
     from zxcvbn.matching import L33T_TABLE
 

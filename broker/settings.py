@@ -60,7 +60,8 @@ class OidcSettings:
     client_id: str
     client_secret: str = field(repr=False)
     name: str  # on the button
-    # The domains of e-mail addresses with which people can sign in, in lower case. If empty, all domains are allowed.
+    # The domains, in lower case, of e-mail addresses with which people can sign in through the provider.
+    # If `domains` is empty, people with any e-mail domain can sign in through the provider.
     domains: tuple[str, ...] = ()
 
 
@@ -78,13 +79,13 @@ class Settings:
     public_url: str | None = None  # None: the request's address
     trusted_proxies: tuple[Network, ...] = ()  # proxies with X-Forwarded-For
     registration: bool = True  # accounts may be created
-    # The most requests per second with an organization's API keys. Its members together have an equal limit.
+    # The most requests per second with an organization's API keys. All its members together have an equal limit.
     requests_per_s: float | None = None
     bytes_per_s: int | None = None  # bytes of an organization's messages
     queues_max: int = 10_000  # queues of one organization
     listeners_max: int = 10_000  # listeners of one organization
     # How many changes, such as of queues or listeners, one organization may make in a minute through each API process.
-    # A change with a large body counts as several: one more for each full 4 KiB. Deletions and pauses are free.
+    # A change with a large body counts as several: one more for each full 4 KiB. Deletions and pauses do not count.
     changes_per_min: int | None = None
     # All organizations created by one account may store at most this many bytes together.
     organization_bytes_max: int | None = None

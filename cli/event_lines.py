@@ -27,7 +27,7 @@ _NAMED: Final = ("queue_id", "listener_id")
 _VALUE_CHARS_MAX: Final = 60
 _TYPE_WIDTH: Final = max(map(len, CLASSES))
 # On a terminal with fewer than _WIDE columns, lines have no milliseconds, and fewer spaces between their parts.
-# With fewer than _WIDE columns, an event type longer than _NARROW_TYPE_WIDTH moves the rest of its line right.
+# With fewer than _WIDE terminal columns, an event type longer than _NARROW_TYPE_WIDTH shifts the rest of its line.
 # On a terminal with 80 columns, 52 are usually left after an event's time and type. A short id takes 22 of them.
 _WIDE: Final = 120
 _NARROW_TYPE_WIDTH: Final = len("delivery.attempted")
@@ -35,7 +35,8 @@ _COLORS: Final = {"parked": "red", "damaged": "red", "attempted": "yellow", "del
 
 
 class EventLines:
-    """The formatter of events as lines. From events that name a queue or a listener, it takes the name for later lines.
+    """The formatter of events as lines. It remembers the names of queues and listeners that events contain. Later lines
+    show these names.
 
     `width` is the number of columns of the terminal. If the output is not a terminal, `width` is None, and lines and
     ids are not shortened. A value that is shown as NAME=VALUE has at most 60 characters in any case.

@@ -95,7 +95,7 @@ class _JsonFormatter(TextFormatter):
         }
         for name, value in values.items():
             if value is not None:
-                # If an event's field has the name of a field that every line has, such as `time`, append an underscore.
+                # If a field of the event is named like a field that every line has, such as `time`, append `_`.
                 shown[f"{name}_" if name in shown else name] = (
                     value if isinstance(value, int | float) else visible(str(value))
                 )

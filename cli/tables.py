@@ -15,7 +15,7 @@ from rich.table import Table
 
 from cli.visible import visible
 
-# If a word has more than 20 characters, it may be broken into several lines. With Column.whole, no word is broken.
+# A word with more than 20 characters may be broken into several lines, unless its column has `whole`.
 _WORD_WIDTH_MAX: Final = 20
 _BORDERS_WIDTH: Final = 3  # the characters that a column adds to its text: a border and two spaces
 

@@ -31,8 +31,8 @@ _JSON: Final = "application/json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchMessage:
-    """A message of a batch. `id` is the same in each attempt. `body` has the same bytes as if the message had been sent
-    alone.
+    """A message of a batch. `id` is the same in each attempt. `body` has the same bytes as the body of a request with
+    only this message.
     """
 
     id: str

@@ -63,9 +63,9 @@ class Rests:
         self._kept: OrderedDict[Lane[Event], FetchResult] = OrderedDict()
 
     def keep(self, lane: Lane[Event], fetched: FetchResult, index: int) -> None:
-        """Put the records of a fetch into the cache, except the first `index` records. The next read of this partition
-        takes them from the cache instead of Kafka. If the cache then has more than `bytes_max` bytes, drop the oldest
-        fetches.
+        """Put the records of a fetch into the cache, except the first `index` records. The request's next read of this
+        partition takes these records from the cache instead of Kafka. If the cache then has more than `bytes_max`
+        bytes, drop the oldest fetches.
         """
         records = fetched.records[index:]
         rest = fetched._replace(records=records, size=fetched.size * len(records) // len(fetched.records))
@@ -85,7 +85,7 @@ class Rests:
 
 class LaneReader:
     """The reader of the partitions that one request for the log needs. It adds their records to a Merge, which puts the
-    records of all partitions into one order. Call stop() at the end.
+    records of all partitions into one order. Call stop() when the request has ended.
 
     At most about `share_bytes` bytes of each partition's records are in the Merge. Fetched records beyond that wait in
     the shared cache `rests`.
@@ -111,7 +111,7 @@ class LaneReader:
     async def read(self, merge: Merge[Event], lane: Lane[Event], pace: Pace) -> None:
         """Read the next records of a partition from the cache or from Kafka. Add the records that the request needs to
         `merge`, which puts the records of all partitions into one order. If the next records are damaged, add one event
-        that says so. Raises Unavailable if Kafka does not answer.
+        that says so. If Kafka has deleted the next records, skip them. Raises Unavailable if Kafka does not answer.
         """
         self._lanes = merge.lanes
         try:
@@ -125,7 +125,7 @@ class LaneReader:
             name = self._names[lane.rank]
             oldest = (await self._records.offsets(name, {lane.partition: EARLIEST}))[lane.partition]
             if oldest <= lane.at:
-                # Kafka did not delete this record. It is lost, or a new partition leader lacks it for a moment.
+                # Kafka did not delete the requested record: it is lost, or a new leader lacks it for a moment.
                 raise
             merge.give(lane, (), oldest)
             return
@@ -149,8 +149,8 @@ class LaneReader:
         )
 
     async def events(self, run: Run[Event]) -> list[Event]:
-        """Return the events of the records in `run`. If an event was too large to be kept in memory, read it from Kafka
-        again. Raises Unavailable if Kafka does not answer.
+        """Return the events of the records in `run`, which are all from one partition. If an event was too large to be
+        kept in memory, read the event from Kafka again. Raises Unavailable if Kafka does not answer.
         """
         found = [held.item for held in run.records]
         for index, event in enumerate(found):
@@ -182,11 +182,11 @@ class LaneReader:
         return await ahead.fetched
 
     def _give(self, merge: Merge[Event], lane: Lane[Event], fetched: FetchResult) -> None:
-        """Add fetched records to `merge`. If they have more bytes than one partition may have there, put the remaining
-        records into the cache.
+        """Add fetched records to `merge`, until they have about `share_bytes` bytes together. Put the remaining records
+        into the cache.
         """
         rows: list[tuple[int, int, int, Event | None]] = []
-        # If skipped records lie beyond the requested range, this is harmless: none of them matches the request.
+        # Some of the skipped records may lie after the requested range. This does no harm: none of them is wanted.
         if fetched.left_out_ms is not None:
             rows.append((lane.at, fetched.left_out_ms, 0, None))
         left, at, end, take = self._share_bytes, fetched.next_offset, lane.end, self._wanted.take
@@ -209,7 +209,7 @@ class LaneReader:
         merge.give(lane, rows, at)
 
     async def _fetch(self, lane: Lane[Event], offset: int, bytes_max: int = FETCH_BYTES) -> FetchResult:
-        """Fetch records from an offset that exists. Raises Unavailable if Kafka does not return any."""
+        """Fetch records from an offset that exists in Kafka. Raises Unavailable if Kafka returns no records."""
         worth = None if TOPICS[lane.rank] == _CONTROL else self._wanted.may_be_in
         name = self._names[lane.rank]
         for _ in range(_TRIES_MAX):

@@ -28,9 +28,9 @@ from broker.errors import Changed, InDoubt, NotFound, Unavailable, UnknownEvent,
 from broker.ports import ChangeLog, Count, CountingChange, Log, TooMuch
 
 ANSWER_S: Final = 4.0
-# An update or deletion adds its event's bytes to the organization's stored bytes, and this many for a worker's answer.
+# In the organization's stored bytes, an update or deletion counts as its event, plus 1 KiB for a worker's answer.
 _ANSWER_BYTES: Final = 1024
-# A worker's answer to an update or deletion counts as this many more bytes for each listener of the queue.
+# A worker's answer to an update or deletion counts as 64 more stored bytes for each listener of the queue.
 _LISTENER_BYTES: Final = 64
 _PAGE_BYTES_MAX: Final = 8 << 20  # A page of messages has at most this many bytes of data from updates.
 _NONE: Final = "No message of this queue has this ID. Check the ID; retention may have deleted an old message."
@@ -42,7 +42,7 @@ _CHANGED: Final = (
 
 class _Place(msgspec.Struct):
     """The fields of a put's event that name the message's organization and queue. Every version of Everput writes these
-    fields, so they can be read even if the rest of the event can't.
+    fields. So this version can read them even in an event that it can't read as a whole.
     """
 
     organization_id: str
@@ -151,7 +151,7 @@ async def update_message(
     sends the new data. `unknown` means that the listener may have got the old data.
 
     Raises Refused if the data is not valid or the queue is the one for alerts, and NotFound if the message does not
-    exist or was deleted. Raises Changed if the message does not have a version in `if_match`. Raises InDoubt if it is
+    exist or was deleted. Raises Changed if `if_match` is given without the message's version. Raises InDoubt if it is
     unknown whether the change was stored or has an effect. Any other Unavailable error means that nothing was stored.
     """
     # Check the new data of an updated message by the same rules as the data of a put.
@@ -176,8 +176,8 @@ async def delete_message(
     means that the listener has accepted the message. `cancelled` means that no further attempt is made. `unknown` means
     that the listener may have accepted the message.
 
-    Raises NotFound if the message does not exist or was deleted. Raises Changed if the message does not have a version
-    in `if_match`. Raises InDoubt if it is unknown whether the deletion was stored or has an effect. Any other
+    Raises NotFound if the message does not exist or was deleted. Raises Changed if `if_match` is given without the
+    message's version. Raises InDoubt if it is unknown whether the deletion was stored or has an effect. Any other
     Unavailable error means that nothing was stored.
     """
     found = await find_message(log, queue, message_id)
@@ -224,7 +224,7 @@ def _expected(found: StoredMessage, if_match: Versions | None) -> int | UnsetTyp
     """Return the version that the message must have when the change is applied. If another request changes the message
     first, this change has no effect. If `if_match` is None, return UNSET: the change is applied to any version.
 
-    Raises Changed if the message does not have a version in `if_match`.
+    Raises Changed if `if_match` is given without the message's version.
     """
     if if_match is None:
         return UNSET

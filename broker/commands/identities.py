@@ -54,9 +54,9 @@ class IdentityCommands:
         if found is None:
             raise IdentityRefused(
                 "The account with the person's e-mail address is linked to another identity, or was deleted during "
-                "this sign-in. An owner of the account with a new identity signs in with the password, removes the "
-                "link, and signs in with the provider again. For an account without a password, `everput accounts "
-                "reset-password` prints a one-time password, which the owner must replace before removing the link.",
+                "this sign-in. If the same person has a new identity: sign in with the password, remove the link, and "
+                "sign in with the provider again. If the account has no password: `everput accounts reset-password` "
+                "prints a one-time password. Sign in with it, and replace it before you remove the link.",
                 reason="taken",
             )
         _check_unblocked(found)

@@ -67,8 +67,8 @@ class QueueCommands:
         """Rename a queue, and return it.
 
         Raises Refused if the new name is not valid, or if the old or new name is `everput.alerts`. Raises NameTaken if
-        another queue has the new name, NotFound if the queue does not exist, and Changed if the queue does not have a
-        version in `if_match`.
+        another queue has the new name, NotFound if the queue does not exist, and Changed if `if_match` is given without
+        the queue's version.
         """
         check_name(name)
         await self._view.caught_up()
@@ -92,7 +92,7 @@ class QueueCommands:
     ) -> Queue:
         """Set the thresholds for alerts about the queue's listeners. Return the queue.
 
-        Raises NotFound if the queue does not exist, and Changed if it does not have a version in `if_match`.
+        Raises NotFound if the queue does not exist, and Changed if `if_match` is given without the queue's version.
         """
         await self._view.caught_up()
         queue = await find_queue(self._view, context.organization_id, queue_id)
@@ -107,8 +107,8 @@ class QueueCommands:
     async def delete_queue(self, context: Context, queue_id: str, *, if_match: Versions | None = None) -> None:
         """Delete a queue and its listeners.
 
-        Raises Refused for the queue for alerts, NotFound if the queue does not exist, and Changed if it does not have a
-        version in `if_match`.
+        Raises Refused for the queue for alerts, NotFound if the queue does not exist, and Changed if `if_match` is
+        given without the queue's version.
         """
         if if_match is not None:
             await self._view.caught_up()
@@ -137,7 +137,7 @@ class QueueCommands:
 
 
 def _refuse_reserved(queue: Queue, name: str) -> None:
-    """Raise Refused if this is the organization's queue for alerts, or if the name is reserved for that queue."""
+    """Raise Refused if `queue` is the organization's queue for alerts, or if `name` is the name of that queue."""
     if ALERTS_QUEUE in (queue.name, name):
         raise Refused(
             f"The queue {ALERTS_QUEUE} is for Everput's alerts. It can't be deleted or renamed, and no other queue "

@@ -12,8 +12,8 @@ from msgspec import UNSET, UnsetType
 
 from broker.core.events import MessageChange, MessageDeleted
 
-# Everput assumes that the clocks of its processes differ by at most this.
-# A search for a message's changes begins this long before the message was put, because the clocks may differ.
+# Everput assumes that the clocks of its processes differ by at most CLOCK_SKEW_MS (ten minutes).
+# A search for a message's changes begins ten minutes before the message was put, because the clocks may differ.
 CLOCK_SKEW_MS: Final = 10 * 60_000
 
 
@@ -42,9 +42,9 @@ def version(offset: int | None) -> int:
 
 
 def prevailing(known: Change | None, other: Change) -> Change | None:
-    """Return the change of a message that is in effect after `other`, the next change in the log. `known` is the change
-    that was in effect before `other`. Return `known` if it is a deletion, if `other` is for another version of the
-    message, or if `other` was read before. Otherwise return `other`.
+    """Return which of two changes of a message is in effect. `other` is the message's next change in the log, and
+    usually the result. `known` is the change that was in effect before; None if there was none. Return `known` if
+    `known` is a deletion, if the `if_version` of `other` is not the message's version, or if `other` was read before.
     """
     if known is not None and (known.deleted or other.offset <= known.offset):
         return known

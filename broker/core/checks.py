@@ -23,8 +23,8 @@ from broker.core.events import Event
 from broker.core.ids import parse_message_id
 from broker.errors import UnknownEvent
 
-# `everput verify` accepts that a Kafka record is up to ten minutes older or younger than its event.
-# `everput verify` permits a record of `deliveries` or `outstanding` to be younger than its event by any amount of time.
+# `everput verify` accepts that the time of a Kafka record is up to ten minutes before or after that of its event.
+# In `deliveries` and `outstanding`, `everput verify` accepts any time of a record that is later than its event's.
 # A record and its event have different times, because the clocks of machines differ, and Kafka can be slow.
 TOLERANCE_MS: Final = 10 * 60_000
 _NOUNS: Final = ("account", "session", "organization", "invitation", "key", "queue", "listener", "replay")
@@ -49,7 +49,8 @@ class Seen(Protocol):
 class Finding(NamedTuple):
     """A finding of `everput verify`: what is wrong, and its topic, partition and offset.
 
-    `offset` is None if no single record is wrong. `wrong` is False if the log may be right there, but can't be checked.
+    `offset` is None if no single record is wrong. `wrong` is False if this part of the log can't be checked, but may be
+    right.
     """
 
     topic: str
@@ -67,8 +68,8 @@ class Checks(ABC):
     """The checks of `everput verify` that apply to every record of one partition. Subclasses add the checks of a
     topic's events.
 
-    If `compacted` is true, missing offsets are no error. If `late` is true, a record may be much younger than its
-    event: a worker may wait for Kafka before it writes the event.
+    If `compacted` is true, missing offsets are no error. If `late` is true, the time of a record may be much later than
+    that of its event, because a worker may wait for Kafka before it writes the event.
     """
 
     def __init__(self, topic: str, partition: int, begin: int, *, compacted: bool = False, late: bool = False) -> None:
@@ -173,8 +174,8 @@ class ControlChecks(Checks):
     """The checks of `everput verify` for the topic `control`. The checks apply the events of `control` in order. For
     example, an event about a queue must come after the event that created the queue.
 
-    `receivers` maps the id of each listener and replay to its queue's id. `named` maps each partition of `messages` to
-    the highest offset that is the start of a listener or the end of a replay, and to a text that names this listener or
+    `receivers` maps the id of each listener and replay to its queue's id. `named` has, for each partition of
+    `messages`, the highest offset at which a listener starts or a replay ends, and a text that names this listener or
     replay.
     """
 
@@ -258,8 +259,8 @@ class MessageChecks(Checks):
 
     @property
     def complete(self) -> bool:
-        """Whether the check began at offset 0 and found no damage. If so, a message that the check has not found at the
-        end of the partition is missing in the log.
+        """Whether the check began at offset 0 and found no damage. If so, a message that was not found when the whole
+        partition was checked is missing in the log.
         """
         return self.begin == 0 and not self._damage
 

@@ -51,8 +51,8 @@ class Listener:
     """A listener of a queue, or a temporary listener through which a running replay is delivered.
 
     `start_offsets` has, for each partition of `messages`, the offset of the first message that the listener may get.
-    `former_secrets` has older signing secrets, encrypted. Each of them has the time until which requests are also
-    signed with it.
+    `former_secrets` has older signing secrets, encrypted, each with a time. Until this time, requests to the listener
+    are also signed with the older secret.
     """
 
     id: str
@@ -99,8 +99,8 @@ class Listener:
         return tail if self.replay is None else self.replay.end_offsets[partition]
 
     def stands_at(self, cursors: Mapping[int, Cursor], partition: int) -> Cursor:
-        """Return the listener's cursor in a partition: the progress of its deliveries. If no cursor is committed,
-        return a cursor at the listener's start offset.
+        """Return the listener's cursor in a partition: the progress of its deliveries. If `cursors`, the committed
+        cursors by partition, has none for this partition, return a cursor at the listener's start offset.
         """
         return cursors.get(partition) or Cursor(top=self.start_offsets[partition])
 

@@ -22,9 +22,10 @@ from broker.core.ids import parse_damaged_id
 class OutcomeChecks(Checks):
     """The checks of `everput verify` for one partition of `changes`, `deliveries` or `outstanding`.
 
-    `outcomes` maps a listener's id to the offsets of the messages whose delivery to it has ended or is in
-    `outstanding`. `strangers` holds findings about listeners and replays that no event in `control` has created so far.
-    Later events may create them. So the caller reads the rest of `control` before it reports these findings.
+    `outcomes` maps a listener's id to offsets of messages: the delivery of these messages to the listener has ended, or
+    is kept in `outstanding`. `strangers` holds findings about listeners and replays that no event in `control` has
+    created so far. A later event in `control` may create the listener or replay. So the caller reads the rest of
+    `control` before it reports these findings.
     """
 
     def __init__(
@@ -137,8 +138,8 @@ class OutcomeChecks(Checks):
             self.deleted.add(offset)
 
     def may_be_unseen(self) -> bool:
-        """Return whether some of the checked events concern messages that were not read yet. If so, call unseen() after
-        more messages were read.
+        """Return whether some of the checked events are about messages that were not read yet. If so, read more
+        messages, and call unseen().
         """
         return bool(self._unseen)
 
@@ -178,8 +179,9 @@ def noun_of(listener: Listener) -> str:
 def unaccounted(
     listener: Listener, cursor: Cursor | None, messages: MessageChecks, others: Sequence[OutcomeChecks]
 ) -> Iterator[Finding]:
-    """Find the messages of a partition below a listener's stored progress (cursor) for whose delivery the log has no
-    result. Yield one finding about all these messages, if there are any.
+    """Find the messages of a partition whose delivery to a listener is settled by the listener's stored progress
+    (cursor), but has no result in the log. A settled delivery has ended, or is kept in `outstanding`. Yield one finding
+    about all found messages, if there are any.
     """
     start = listener.start_offsets[messages.partition]
     place = cursor or Cursor(top=start)

@@ -22,9 +22,9 @@ L = TypeVar("L")
 def interval_ms(down_ms: int, *, listeners: int, per_s: int) -> int:
     """Return the ms between two probes of a listener that has been down for `down_ms`.
 
-    The interval is a twentieth of `down_ms`. If all `listeners` that are down can be probed in less time at `per_s`
-    probes a second, the interval is that time: 5 s for 100 listeners at 20 probes a second. The interval is never
-    shorter than PROBE_MS_FIRST or longer than PROBE_MS_MAX.
+    The interval is a twentieth of `down_ms`. It is shorter if few listeners are down: at most the time that `per_s`
+    probes a second take for all `listeners` that are down. For example, 100 listeners at 20 probes a second take 5 s.
+    The interval is never shorter than PROBE_MS_FIRST or longer than PROBE_MS_MAX.
     """
     return max(PROBE_MS_FIRST, min(PROBE_MS_MAX, down_ms // _PART, 1000 * listeners // per_s))
 
@@ -32,9 +32,9 @@ def interval_ms(down_ms: int, *, listeners: int, per_s: int) -> int:
 class Probes(Generic[L]):
     """The queue of the next probes of listeners that are down, one for each listener.
 
-    The queue applies two rules alternately to choose the next of the listeners whose probes are due. By the first rule,
-    the next listener is the one that went down last, because it is likely to be up again first. By the second rule, the
-    next listener is the one whose probe has been due for the longest time.
+    A listener is chosen from those whose probes are due, by two rules alternately. The first rule chooses the listener
+    that went down last, because it is likely to be up again first. The second rule chooses the listener whose probe has
+    been due for the longest time.
     """
 
     __slots__ = ("_by_loss", "_due", "_last_gone", "_later", "_numbers")

@@ -38,13 +38,13 @@ RECORDS_AT_ONCE: Final = 500  # parsed before a yield
 async def parse(
     raw: bytes, offset: int, end_offset: int, worth: Callable[[bytes], bool] | None = None, *, holes: bool
 ) -> FetchResult | None:
-    """Check the record batches in these bytes, and return their records from `offset` on. Stop before the first damaged
-    batch. Return None if the first batch is damaged, or if Kafka sent no bytes although the partition should have more
-    records.
+    """Check the record batches in `raw`, the bytes that Kafka has sent. Return the records of the intact batches from
+    `offset` on, up to the first damaged batch. Return None if the first batch is damaged, or if Kafka sent no bytes
+    although the partition should have more records.
 
-    `holes` is true if offsets may be missing, as in a compacted topic. `worth(raw)` is a function that returns False if
-    no record in the bytes is wanted. The batches are then checked, but their records are not parsed. If a batch may be
-    compressed, `worth` is not called, and all records are parsed.
+    `holes` is true if offsets may be missing, as in a compacted topic. `worth` is a function that takes `raw`, and
+    returns False if no record in these bytes is wanted. Then the batches are checked, but no records are parsed or
+    returned. If a batch may be compressed, `worth` is not called, and all records are parsed.
     """
     batches, next_offset, left = list[Any](), offset, _CHECKED_AT_ONCE
     for batch, size in good(raw, offset, end_offset, holes=holes):
@@ -76,9 +76,10 @@ async def parse(
 def good(raw: bytes, offset: int, end_offset: int, *, holes: bool) -> Iterator[tuple[Any, int]]:
     """Yield the intact record batches, each with its size in bytes. Stop before the first damaged batch.
 
-    Damaged batches at the beginning of the bytes are skipped only if a later batch begins exactly at `offset`. If
-    `holes` is true, offsets may be missing before a batch, as in a compacted topic. But after a damaged batch, no
-    offset may be missing, because its record may be in the damaged batch.
+    There is one exception: skip damaged batches at the beginning of `raw` if a later batch begins exactly at `offset`.
+    All skipped records are then before `offset`. `holes` is true if offsets may be missing before a batch, as in a
+    compacted topic. After a skipped batch, no offset may be missing, because the skipped batch may have the missing
+    record.
     """
     began = passed = False
     for batch, follows_at, size in _framed(raw):
@@ -93,9 +94,9 @@ def good(raw: bytes, offset: int, end_offset: int, *, holes: bool) -> Iterator[t
 
 
 def _is_good(batch: Any, follows_at: int | None, offset: int, end_offset: int, *, holes: bool, exact: bool) -> bool:
-    """Return whether a record batch is intact and is the next one to read. A batch that includes the record at `offset`
-    is the next one. If `exact` is true, the batch must not begin before `offset`. If `holes` is true, it may begin
-    after `offset`.
+    """Return whether a record batch is intact and is the next batch to read. The next batch includes the record at
+    `offset`. If `holes` is true, the next batch may also begin after `offset`. If `exact` is true, the next batch must
+    not begin before `offset`.
     """
     base, after = _base(batch, offset), batch.next_offset
     if not offset < after <= end_offset or not batch.validate_crc():
@@ -108,11 +109,11 @@ def _is_good(batch: Any, follows_at: int | None, offset: int, end_offset: int, *
 
 
 def to_confirm(raw: bytes, offset: int, end_offset: int) -> tuple[int, int] | None:
-    """Check whether the next record batch must be fetched, too, before the single batch in these bytes can be trusted.
-    If so, return the offset of the next batch, and the size of this batch in bytes. Otherwise, return None.
+    """Return what to fetch before the single record batch in `raw` can be trusted: the offset of the batch after it.
+    Also return the size of the batch in `raw`, in bytes. Return None if nothing must be fetched.
 
-    The next batch is needed if this batch begins before the requested offset. This batch is then trusted only if the
-    next batch begins exactly where this batch ends.
+    The batch after it is needed if the batch in `raw` begins before `offset`, the requested offset. The batch in `raw`
+    is then trusted only if the batch after it begins exactly where the batch in `raw` ends.
     """
     if len(raw) < _BYTES_MIN[_MAGIC]:
         return None
@@ -125,8 +126,8 @@ def to_confirm(raw: bytes, offset: int, end_offset: int) -> tuple[int, int] | No
 
 
 def damaged_range(raw: bytes, offset: int, end_offset: int) -> tuple[int, int] | None:
-    """Return the first and the last offset that can't be read, for bytes that begin with a damaged batch. Return None
-    if the bytes do not show where the damage ends.
+    """Return the first and the last unreadable offset of the damage with which `raw` begins. Return None if the bytes
+    in `raw` do not show where the damage ends.
     """
     first = None
     for number, (batch, follows_at, _) in enumerate(_framed(raw)):
@@ -154,12 +155,12 @@ def bytes_wanted(raw: bytes) -> int:
 
 
 def _framed(raw: bytes) -> Iterator[tuple[Any, int | None, int]]:
-    """Split fetched bytes into record batches, by the length field of each batch. Yield each batch with the base offset
-    of the batch after it, and with its own size in bytes.
+    """Split fetched bytes into record batches, by the length field of each batch. Yield each batch with two numbers:
+    the base offset of the batch after it, and the size of the batch itself in bytes. The base offset is None if the
+    bytes end before the batch after it.
 
-    If the bytes can't be a batch, yield None instead of the batch, and stop. The base offset is None if the bytes end
-    before the next batch. Kafka cuts its answer at the requested size. So if a batch after the first one is incomplete,
-    leave it out.
+    If the next bytes can't be a batch, yield None instead of a batch, and stop. Kafka cuts its answer at the requested
+    size. So leave out an incomplete batch at the end, unless it is the first batch.
     """
     at = 0
     while len(raw) - at > _MAGIC_AT:
@@ -191,8 +192,9 @@ def _base(batch: Any, otherwise: int) -> int:
 
 
 def _first(batch: Any, offset: int, after: int) -> int:
-    """Return the first unreadable offset of a damaged batch. If the batch's header agrees with the next batch, this is
-    the first offset in the header. Otherwise, it is the requested offset.
+    """Return the first unreadable offset of a damaged batch: usually `offset`, the requested offset. If the damaged
+    batch's header says that the batch ends at `after`, where the next batch begins, trust the header: return the
+    header's first offset if it is lower than `offset`.
     """
     if batch is None or batch.next_offset != after:
         return offset

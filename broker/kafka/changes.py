@@ -32,7 +32,8 @@ _POLL_S: Final = 0.02
 class ChangesTopic:
     """The Kafka topic `changes`, which holds the updates and deletions of messages.
 
-    The worker that owns a message's partition applies new changes, and writes their results to the topic `deliveries`.
+    The worker that owns a message's partition applies each new update or deletion, and writes the result to the topic
+    `deliveries`.
     """
 
     def __init__(
@@ -184,8 +185,8 @@ class ChangesTopic:
         return self._requests.walk(self._topic.name, partition, offset, end, pass_given_up=True)
 
     async def _spans(self, since_ms: Mapping[int, int]) -> dict[int, tuple[int, int]]:
-        """Return, by partition of the topic `changes`, the offsets [first, end) of the records since the partition's
-        time in `since_ms`. Partitions without such records are left out.
+        """Return, by partition of the topic `changes`, the offsets [first, end) of the records since a time. `since_ms`
+        has this time for each partition. Partitions without a record since their time are left out.
         """
         firsts = await offsets_since(self._requests, self._topic.name, {p: max(at, 0) for p, at in since_ms.items()})
         ends = await self._requests.offsets(self._topic.name, dict.fromkeys(firsts, LATEST))
@@ -198,8 +199,9 @@ class ChangesTopic:
     async def since(
         self, partition: int, at_ms: int, begin: int, end: int
     ) -> AsyncIterator[tuple[int, int, MessageChange]]:
-        """Yield (offset, record time, event) of each update and deletion since the time `at_ms`, at the offsets [begin,
-        end) of a partition of `changes`. Clocks differ, so changes of the ten minutes before `at_ms` are yielded, too.
+        """Yield the updates and deletions since the time `at_ms` at the offsets [begin, end) of a partition of
+        `changes`. For each one, yield (offset, record time, event). Clocks differ, so also yield those of the ten
+        minutes before `at_ms`.
 
         Unreadable changes are skipped and have no effect. Raises LogUnavailable if Kafka does not answer.
         """
@@ -223,8 +225,7 @@ class ChangesTopic:
                 return event if isinstance(event, MessageChange) else None
         except OffsetTooOld:
             begins = await self._requests.offsets(self._topic.name, {partition: EARLIEST})
-            # If Kafka has not deleted this offset, a new partition leader may lack the newest records for a moment.
-            # If Kafka has not deleted this offset, raise the error: the caller retries.
+            # If Kafka has not deleted this offset, a new leader may lack its record for a moment: the caller retries.
             if offset >= begins[partition]:
                 raise
         else:

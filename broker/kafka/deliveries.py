@@ -38,12 +38,12 @@ from broker.time_offsets import offsets_since
 _FINAL: Final = ("delivered", "parked")
 # A redrive attempts parked deliveries again. So after a redrive, only the state `delivered` is final.
 _FINAL_IF_REDRIVEN: Final = ("delivered",)
-# To find a message's deliveries, read at most 64 times 1 MiB of `deliveries`, and 64 times 1 MiB of `outstanding`.
+# To find a message's deliveries, make at most 64 reads of `deliveries` and 64 of `outstanding`, of 1 MiB each.
 _READS_MAX: Final = 64
-# To count a listener's waiting messages, read at most four times 1 MiB of each partition of `messages`.
-# If four reads do not reach the partition's end, the listener's count of waiting messages is too low.
+# To count a listener's waiting messages, make at most four reads of 1 MiB in each partition of `messages`.
+# If four reads do not reach the partition's end, the listener's count of waiting messages can be too low.
 _LAG_READS_MAX: Final = 4
-# To count for many listeners at once, read a partition from up to eight offsets on: at most four reads from each.
+# To count for many listeners at once, make at most eight rounds in each partition, with at most four reads each.
 _LAG_ROUNDS_MAX: Final = 8
 
 
@@ -103,7 +103,8 @@ class KafkaDeliveries:
         await answers.find(self._requests, self._deliveries.name)
         for listener_id, rows in attempts.items():
             rows[:] = [(outcome, answers.of(listener_id, attempt), due_ms) for outcome, attempt, due_ms in rows]
-        # If a delivery counts as settled, but its final attempt was not found, look for the delivery in `outstanding`.
+        # The committed cursor says that a settled delivery has ended, or that it is kept in the topic `outstanding`.
+        # If the last attempt of a settled delivery may not have been found, look for the delivery in `outstanding`.
         doubtful = [
             listener
             for one, listener in concerned.items()
@@ -129,9 +130,9 @@ class KafkaDeliveries:
         """Read the recorded attempts of one message from the topic `deliveries`. Stop when the last attempt of each
         delivery was found, at the end of the partition, or after `outcome_reads_max` reads.
 
-        Return two values: a list of (outcome, attempt, time of the next attempt) for each listener id, and True if
-        these lists are surely complete. `final` has, for each listener id, the outcomes after which no further attempt
-        is made.
+        `final` has, for each listener id, the outcomes after which no further attempt is made. Return two values. The
+        first has, for each listener id, a list of (outcome, attempt, time of the next attempt). The second is True if
+        these lists are surely complete.
         """
         found: dict[str, list[tuple[str, Attempt, int | None]]] = {listener_id: [] for listener_id in final}
         topic = self._deliveries.name
@@ -224,15 +225,15 @@ class KafkaDeliveries:
     async def _count_behind(
         self, partition: int, tops: Sequence[tuple[int, Listener]], end: int, found: dict[str, Backlog]
     ) -> None:
-        """Count, in one partition of `messages`, the messages of each listener's queue from the listener's position on.
-        Add the counts to `found`. `tops` has the position of each listener.
+        """Count the messages in one partition of `messages` that wait for each listener: the messages of its queue at
+        or after its position. Add the counts to `found`. `tops` has a position (an offset) and a listener in each item.
 
         Listeners whose positions are close together share the reads. The number of reads is limited, so a count can be
         too low.
         """
         left = [(top, listener.id, listener.queue_id.encode()) for top, listener in tops]
         for rounds_left in range(_LAG_ROUNDS_MAX - 1, -1, -1):
-            # By queue id: the offsets, and the record times, of the queue's messages that this round reads.
+            # By queue id: the offsets, and the record times, of the queue's messages that this round of reads finds.
             read: dict[bytes, tuple[list[int], list[int]]] = {queue_id: ([], []) for _, _, queue_id in left}
             first = last = min(top for top, _, _ in left)
             async for record in self._records(partition, first, end):
@@ -242,8 +243,8 @@ class KafkaDeliveries:
                     rows[0].append(last)
                     rows[1].append(record.timestamp)
             oldest = {one: list(accumulate(reversed(times), min))[::-1] for one, (_, times) in read.items()}
-            # Count now the messages of each listener whose position is at most `middle`.
-            # The next round of reads counts the messages of listeners at later positions.
+            # Count now only for listeners at positions up to `middle`: half of the read offsets come after `middle`.
+            # The next round of reads begins at the lowest position after `middle`, and counts for the listeners there.
             middle = end if last >= end - 1 or not rounds_left else (first + last) // 2
             for top, listener_id, queue_id in left:
                 offsets = read[queue_id][0]
@@ -335,12 +336,12 @@ def _state(rows: Sequence[tuple[str, Attempt, int | None]], deliver_at_ms: int) 
 
 
 def _settled_state(known: DeliveryState, row: OutstandingDelivery | None, *, complete: bool) -> DeliveryState:
-    """Return the state of a delivery that the listener's cursor counts as settled, but whose final attempt may not have
-    been found.
+    """Return the state of a settled delivery whose last attempt may not have been found. The listener's cursor says
+    that a settled delivery has ended, or that it is kept in the topic `outstanding`.
 
-    `row` is the delivery as stored in the topic `outstanding`: return its state. `row` is None if the delivery was not
-    found in `outstanding`. In this case, return `delivered` if no delivery of the message can have been missed there
-    (`complete`), and otherwise `unknown`. `known` has the attempts that were found.
+    `row` is the delivery as stored in the topic `outstanding`: return its state. If `row` is None, the delivery was not
+    found there. Then return `delivered` if `complete` is true, because all possible places in `outstanding` were read.
+    Otherwise return `unknown`. `known` has the attempts that were found.
     """
     if row is not None:
         return DeliveryState(state=row.state, attempts=known.attempts, next_attempt_at_ms=row.next_attempt_at_ms)

@@ -32,10 +32,10 @@ _PAGE_BYTES_MAX: Final = 8 << 20  # bytes of records in a page
 
 
 class MessagesTopic:
-    """The Kafka topic `messages`. Its methods append messages, and find stored messages.
+    """The Kafka topic `messages`: an object that appends messages, and finds stored messages.
 
-    If Kafka has deleted a message from `messages`, the function `kept` looks for the message's copy in the topic
-    `outstanding`.
+    `kept` is a function that looks for the copy of a message in the topic `outstanding`. find() calls it if Kafka may
+    have deleted the message from `messages`.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class MessagesTopic:
         self.name = self._topic = topic.name
         self._partitions = topic.partitions
         self._requests = requests
-        # A message's record is at most this many milliseconds later than the time in the message's id.
-        # A record can be later than the id: a put waits for Kafka, a repeated put keeps the id, and clocks differ.
+        # A message's record time is at most this many milliseconds later than the time in the message's id.
+        # A record time can be later than the id's: puts wait for Kafka, repeated puts keep their id, and clocks differ.
         self._later_ms_max = IDS_KEPT_MS + round(timeout_s * 2000) + 2 * CLOCKS_MS
         self._read_slots = read_slots
         self._kept = kept
@@ -89,10 +89,10 @@ class MessagesTopic:
         return tuple(found[partition] for partition in range(self._partitions))
 
     async def offsets_at(self, at_ms: int) -> tuple[int, ...]:
-        """Return, for each partition, the offset of the first record at or after a time. If a partition has no record
-        since this time, return its end offset. If Kafka's time index is damaged, the offset may be earlier than that.
+        """Return, for each partition, the offset of the first record whose time is `at_ms` or later. If a partition has
+        no such record, return its end offset. If Kafka's time index is damaged, the returned offset may be too low.
 
-        Time 0 means the first offset that Kafka still has.
+        If `at_ms` is 0, return the first offset that Kafka still has in each partition.
         """
         everywhere = range(self._partitions)
         if at_ms <= 0:
@@ -122,11 +122,13 @@ class MessagesTopic:
     async def find_all(
         self, *, partition: int, at_ms: int, message_ids: Collection[str], organization_id: str
     ) -> dict[str, tuple[int, bytes]]:
-        """Find messages by their ids. Return, by message id, the offset of each found message and the value of its
-        Kafka record. Raises LogDamaged if a message was not found, but may be in an unreadable range.
+        """Find messages of a partition by their ids. Return, by message id, the offset of each found message and the
+        value of its Kafka record. Raises LogDamaged if a message was not found, but may be in an unreadable range of
+        offsets.
 
-        The search begins at `at_ms`, the time in the ids. The first read usually finds the messages. Before further
-        reads, wait for a slot of `read_slots`, which limits how many large reads run at once.
+        `at_ms` is the time in all these ids. The search begins at the first record since this time, and the first read
+        usually finds the messages. Before a second read, the search waits for a slot of `read_slots`, which limits how
+        many large reads run at once.
         """
         if partition >= self._partitions:
             return {}
@@ -137,7 +139,7 @@ class MessagesTopic:
             earlier = (await offsets_since(self._requests, self._topic, {partition: at_ms}))[partition]
             if offset < 0 or earlier < offset:
                 found, damage = await self._scan(partition, earlier, at_ms, wanted, organization_id)
-        # A message that was not found may be in the unreadable range. So raise LogDamaged.
+        # A message that was not found may be in an unreadable range of offsets. So raise LogDamaged.
         if damage is not None and len(found) < len(wanted):
             raise damage
         return found
@@ -145,9 +147,10 @@ class MessagesTopic:
     async def _scan(
         self, partition: int, offset: int, at_ms: int, wanted: Collection[bytes], organization_id: str
     ) -> tuple[dict[str, tuple[int, bytes]], LogDamaged | None]:
-        """Search a partition for the wanted messages, from an offset on. The search ends at the first record that is
-        too late to have a wanted id. Return the found messages, and the error of the first unreadable range. Return
-        None instead of the error if no range was unreadable. Ranges that were deleted or given up as lost do not count.
+        """Search a partition for the wanted messages, from an offset on. The search ends when all are found, or at the
+        first record that is too late to have a wanted id. Return the found messages, and the error of the first
+        unreadable range of offsets; None if no range was unreadable. Ranges that Kafka has deleted, or that an operator
+        gave up as lost, do not count as unreadable.
         """
         found: dict[str, tuple[int, bytes]] = {}
         damage: LogDamaged | None = None
@@ -224,11 +227,12 @@ class MessagesTopic:
     async def _chunk(
         self, partition: int, queue_id: str, begin: int, end: int, wanted: Callable[[bytes], bool] | None
     ) -> Chunk[StoredRecord]:
-        """Return the queue's messages among the last 200 records (_CHUNK) of a partition before `end`, and the range of
-        offsets that was searched. If `wanted` is given, leave out messages for which this function returns False.
+        """Search the last 200 offsets (_CHUNK) before `end` in a partition. Return the queue's messages there, and the
+        range of offsets that was searched. If `wanted` is given, leave out each message for whose record value `wanted`
+        returns False.
 
-        If these messages have more than 512 KiB together, the oldest ones are left out, and the range begins after
-        them.
+        If the messages have more than 512 KiB together, leave out the oldest ones. The returned range then begins after
+        the messages that were left out.
         """
         start = max(begin, end - _CHUNK)
         found: deque[Found[StoredRecord]] = deque()

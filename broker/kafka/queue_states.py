@@ -25,8 +25,8 @@ from broker.ports import Cursors, DeliverySummary, OutstandingDelivery, PlacedMe
 _PENDING: Final = DeliverySummary("pending", 0)
 _DELIVERED: Final = DeliverySummary("delivered")
 _UNKNOWN: Final = DeliverySummary("unknown")
-# One call makes at most 32 reads of the topic `outstanding`. Each reads 1 MiB, which takes about 10 ms.
-# A settled delivery whose partition was not read completely is shown as `unknown`.
+# One call makes at most 32 reads of 1 MiB of the topic `outstanding`. Each read takes about 10 ms.
+# If a partition of `outstanding` was not read completely, a delivery that may be in it is shown as `unknown`.
 _READS_MAX: Final = 32
 
 Rows = Mapping[tuple[str, str], OutstandingDelivery]
@@ -35,7 +35,8 @@ Rows = Mapping[tuple[str, str], OutstandingDelivery]
 class _Position(NamedTuple):
     """A listener's position in a partition. The listener receives messages from the offset `start` on. The deliveries
     of messages before the offset `top` are settled: delivered, parked, cancelled or kept in `outstanding`. The
-    exceptions are in `open`, which maps each offset whose delivery is not settled to the number of finished attempts.
+    exceptions are in `open`: it maps the offset of each message before `top` whose delivery is not settled to the
+    number of the delivery's finished attempts.
     """
 
     listener_id: str
@@ -66,7 +67,7 @@ class KafkaQueueStates:
         self._partitions = partitions
         self._reads_max = reads_max
         self._loaded: Mapping[int, Sequence[_Position]] | None = None
-        # What narrowed() has read: deliveries in `outstanding`, and the partitions that could not be read completely.
+        # The deliveries that narrowed() has read from `outstanding`, and the partitions that it has read only partly.
         self._all: tuple[Rows, set[int]] | None = None
         self._candidates: dict[str, Mapping[int, _Candidates]] = {}
 
@@ -113,7 +114,7 @@ class KafkaQueueStates:
             return tuple(begin), tuple(end)
         if self._all is None:
             # Read the committed offsets before `outstanding`.
-            # If `outstanding` were read first, a delivery that moves there between the two reads would be missed.
+            # If `outstanding` were read first, a delivery that moves to it between the two reads would be missed.
             await self._positions()
             everywhere = dict.fromkeys(range(self._partitions), EARLIEST)
             self._all = await self._outstanding.of_listeners(self._listeners, everywhere, reads_max=self._reads_max)
@@ -140,8 +141,7 @@ class KafkaQueueStates:
 
     async def _kept(self, settled: Sequence[PlacedMessage]) -> tuple[Rows, set[int]]:
         """Return the deliveries of these messages in the topic `outstanding`, and the partitions that could not be read
-        completely. If narrowed() has already read the deliveries of all messages, return the deliveries of all
-        messages.
+        completely. If narrowed() has read the topic before, return what it has read: the deliveries of all messages.
         """
         if self._all is not None:
             return self._all
@@ -156,9 +156,8 @@ class KafkaQueueStates:
 
 
 class _Candidates(NamedTuple):
-    """The offsets of a partition at which a search must look for deliveries in a certain state. These are the offsets
-    in `offsets` (ascending), and all offsets from `tail` on. If `tail` is None, only the offsets in `offsets` are
-    searched.
+    """The offsets of a partition that may have messages with a delivery in a certain state: the offsets in `offsets`
+    (ascending), and all offsets from `tail` on. If `tail` is None, only the offsets in `offsets`.
     """
 
     offsets: Sequence[int]
@@ -180,8 +179,8 @@ class _Candidates(NamedTuple):
 def _candidates(
     state: str, positions: Mapping[int, Sequence[_Position]], rows: Rows, incomplete: Iterable[int]
 ) -> Mapping[int, _Candidates]:
-    """Return, by partition, the offsets of messages that may have a delivery in this state. The partitions in
-    `incomplete`, which could not be read completely, are left out: all their messages may have one.
+    """Return, by partition, the offsets of messages that may have a delivery in this state. Leave out the partitions in
+    `incomplete`. They could not be read completely, so each message in them may have such a delivery.
     """
     pending = state in ("pending", "scheduled")  # The delivery of a scheduled message is pending until `deliver_at`.
     offsets: dict[int, set[int]] = defaultdict(set)

@@ -147,8 +147,8 @@ def parse_url(url: str) -> Target:
 
 
 def tunnel_proof(token: str) -> str:
-    """Return the value of the response header `everput-tunnel`, which proves that an answer comes from the tunnel, and
-    not from another program on its port. `token` is the secret in the tunnel's URL.
+    """Return the value of the response header `everput-tunnel` for a tunnel. `token` is the secret in the tunnel's URL.
+    The header proves that an answer comes from the tunnel, and not from another program that listens on the same port.
     """
     return sha256(f"{TUNNEL_PROOF} {token}".encode()).hexdigest()
 
@@ -224,10 +224,10 @@ class _Kept:
     def __init__(self, addresses: list[str], error: str | None, at_s: float, tuning: DnsTuning) -> None:
         self.addresses = addresses
         self.error = error  # if there are no addresses
-        # Connect to this address first: it has worked, while the host's addresses before it have failed.
+        # Connect to this address first: connecting to it has worked, and the host's earlier addresses have failed.
         self.preferred: str | None = None
         self.fresh_until_s = at_s + (tuning.cache_s if error is None else tuning.failure_cache_s)
-        # If DNS does not answer a later look-up, use these addresses again, but only until this time.
+        # Until this time, use the addresses again if DNS does not answer a later look-up.
         self.usable_until_s = at_s + _USABLE_S if error is None else 0.0
 
 

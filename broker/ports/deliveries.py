@@ -95,11 +95,11 @@ class QueueStates(Protocol):
     async def narrowed(
         self, state: str, begin: Sequence[int], end: Sequence[int]
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Narrow each partition's range of offsets [begin, end) as far as possible, so that it still has all messages
-        with a delivery in this state. Return the new begins and ends.
+        """Narrow each partition's range of offsets [begin, end) to the part that can have messages with a delivery in
+        this state. Return the begins and the ends of the narrowed ranges.
 
-        A narrowed range may also have other messages, or be the same as before. Raises Unavailable if Kafka does not
-        answer.
+        A narrowed range has all such messages of the old range, but may have other messages, too. It may be as large as
+        the old range. Raises Unavailable if Kafka does not answer.
         """
 
 
@@ -131,8 +131,8 @@ class Deliveries(Protocol):
 class ListenerCondition:
     """The condition of a listener: live, down or paused, and how many messages wait for it.
 
-    `lag` is the number of messages that were not yet delivered, parked or cancelled. It leaves out messages in the
-    topic `outstanding` that wait for their `deliver_at`.
+    `lag` is the number of messages that wait for the listener: they were not yet delivered, parked or cancelled.
+    Messages in the topic `outstanding` that wait for their `deliver_at` do not count.
     """
 
     state: str
@@ -178,8 +178,8 @@ class OutstandingDelivery:
     """A delivery in the topic `outstanding`: retrying, parked, or pending (not attempted yet).
 
     `offset` is the message's offset in `messages`. `status` and `error` are the results of the newest attempt. If there
-    was no attempt, `error` says why. `next_attempt_at_ms` is None for a parked delivery. It is also None if a redrive
-    has made the next attempt due immediately.
+    was no attempt, `error` says why there was none. `next_attempt_at_ms` is None for a parked delivery, and for a
+    delivery whose next attempt is due immediately because of a redrive.
     """
 
     message_id: str

@@ -20,8 +20,8 @@ def command() -> None:
 def list_() -> None:
     """List the profiles. The profile that commands use by default is marked with *.
 
-    There is one exception: if the --data-dir of a command (by default `data`) has a file `api-key`, the command uses
-    the key in this file.
+    Two other keys come before the key of this profile: the key in --key, EVERPUT_API_KEY or EVERPUT_API_KEY_FILE, and
+    the key in the file `api-key` of a command's --data-dir (by default `data`).
     """
     known = profiles.load()
     table = Table("", "profile", "url", "key", box=box.SIMPLE)
@@ -35,8 +35,8 @@ def list_() -> None:
 def use(name: str) -> None:
     """Use this profile by default from now on.
 
-    There is one exception: if the --data-dir of a command (by default `data`) has a file `api-key`, the command uses
-    the key in that file.
+    Two other keys come before the key of this profile: the key in --key, EVERPUT_API_KEY or EVERPUT_API_KEY_FILE, and
+    the key in the file `api-key` of a command's --data-dir (by default `data`).
     """
     known = profiles.load()
     url = known.find(name).url

@@ -39,7 +39,7 @@ from broker.outbound.connection import BODY_BYTES_MAX, Connection
 
 
 class Batching(Protocol):
-    """The part of a dispatcher (the sender of one listener's messages) that batches use."""
+    """The parts of a dispatcher that the class Batches uses. A dispatcher sends one listener's messages."""
 
     queue: Queue
     limits: Limits
@@ -55,7 +55,9 @@ class Batching(Protocol):
 
 
 class Batches:
-    """The batches of messages to one listener. `setting` is None while each request carries one message."""
+    """The sender of batches of messages to one listener. `setting` holds the limits of a batch. It is None while each
+    request to the listener carries a single message.
+    """
 
     __slots__ = ("_added", "_dispatcher", "_due", "_loop", "_timer", "setting")
 
@@ -78,9 +80,9 @@ class Batches:
             self._loop.call_soon(self._dispatcher.pump)
 
     def added(self, batch: Batch) -> None:
-        """Process one more delivery that is ready for an attempt. If the number of ready deliveries is now a multiple
-        of `max_messages`, call pump(). Otherwise, let the event loop call pump() soon: messages that come before then
-        can share the batch.
+        """Process one more delivery that is ready for an attempt: call pump(), which sends batches. If the number of
+        ready deliveries is now a multiple of `max_messages`, call pump() at once. Otherwise, let the event loop call
+        pump() soon, so that messages that come before then can share the batch.
         """
         if len(self._dispatcher.deliveries.ready) % batch.max_messages == 0:
             self._dispatcher.pump()
@@ -135,11 +137,12 @@ class Batches:
     def answered(
         self, deliveries: DeliveryBatch, status: int, took_ms: int, connection: Connection, raw: bytes
     ) -> None:
-        """Handle the complete 2xx answer to a batch. The answer's body may reject some of the messages.
+        """Handle a 2xx answer to a batch, after the answer or its connection has ended. The answer's body may reject
+        some of the messages.
 
-        If the connection was closed before the end of the body, all messages have failed: the missing part may reject
-        some of them. Only the first BODY_BYTES_MAX bytes of an answer are read. If these bytes end within a JSON
-        object, all messages have failed, too. Any other longer answer is handled as if it ended after these bytes.
+        If the connection was closed before the end of the body, all messages have failed, because the missing part of
+        the body may reject some of them. Only the first BODY_BYTES_MAX bytes of an answer are read. If they begin a
+        JSON object without its end, all messages have failed, too. Otherwise, the rest of a longer answer is ignored.
         """
         attempts, body, error = self._dispatcher.attempts, read_body(raw, cut=connection.cut), None
         if not body.complete:
@@ -191,9 +194,10 @@ class Batches:
         return no_more or dispatcher.deliveries.keys.waiting > 0
 
     def _next(self, batch: Batch) -> DeliveryBatch:
-        """Remove and return the deliveries of the next batch. Turn away deliveries that may not begin. If some were
-        turned away, the batch is not full, and `wait_ms` is not over, put the other deliveries back, and return an
-        empty batch. The batch is also empty if no delivery may begin.
+        """Take the deliveries of the next batch from the ready deliveries, and return them. Turn away each delivery
+        whose attempt may not begin now: for example, it then waits in the topic `outstanding`. If no attempt may begin,
+        return an empty batch. If some deliveries were turned away, the rest may not fill a batch. If so, and if
+        `wait_ms` is not over, put the rest back, and return an empty batch.
         """
         ready, queue, forming = self._dispatcher.deliveries.ready, self._dispatcher.queue, FormingBatch(batch)
         chosen, turned_away = list[Delivery](), False
@@ -214,8 +218,9 @@ class Batches:
         return DeliveryBatch(chosen)
 
     def _halvings(self, delivery: Delivery) -> int:
-        """Return how often `max_messages` is halved for a batch with this delivery, because attempts of the delivery
-        have failed. Attempts before its last redrive do not count.
+        """Return how many times `max_messages` is halved for a batch with this delivery. Usually, it is halved once for
+        each failed attempt of the delivery since its last redrive. If the delivery has only one attempt left after a
+        failure, the returned number is so high that its message is sent alone.
         """
         entry = delivery.entry
         failed = delivery.number if entry is None else delivery.number - entry.forgiven

@@ -20,7 +20,7 @@ from broker.delivery.tuning import Tuning
 
 
 class Ticks:
-    """The regular calls of tick() for those dispatchers (senders of one listener's messages) that have work to do."""
+    """The regular calls of tick() for dispatchers that have work to do. A dispatcher sends one listener's messages."""
 
     def __init__(
         self, liveness: Liveness, tuning: Tuning, *, gate: Gate | None = None, processor: Processor | None = None
@@ -44,7 +44,9 @@ class Ticks:
             self._rested.set()
 
     def remove(self, dispatcher: Dispatcher) -> None:
-        """Stop the regular calls of tick(), and the probes, for a listener to which this worker stops delivery."""
+        """Stop calling tick() of this dispatcher, and stop probing its listener, because this worker stops delivery to
+        it.
+        """
         self._liveness.down.discard(dispatcher)
         self._active.pop(dispatcher, None)
 
@@ -58,7 +60,7 @@ class Ticks:
         for number in itertools.count():
             if tuning.rest_s and not (self._active or pumped or self._liveness.down):
                 await self._rest(dispatchers)
-                # Begin a new measurement of the time that waited() returns, so that it does not include this pause.
+                # waited() measures from its last call on. Call it now, so that its next result leaves out this pause.
                 processor.waited()
             late_s = 0.0
             active, ticked = list(self._active), list[Dispatcher]()
@@ -94,7 +96,7 @@ class Ticks:
 
     async def _tick_some(self, dispatchers: Iterable[Dispatcher], number: int, *, late: bool) -> list[Dispatcher]:
         """Call tick() of these dispatchers, and return those for which it returned True: they still have something to
-        do. Slow and failing listeners take part in only one of `share_ticks` calls. Whenever the calls have taken
+        do. For slow and failing listeners, call tick() only every `share_ticks`-th time. Whenever the calls have taken
         `turn_s` seconds, yield to the event loop: hundreds of attempts may time out together.
         """
         time, still_active = asyncio.get_running_loop().time, list[Dispatcher]()
@@ -117,8 +119,8 @@ class Ticks:
 
 
 async def pump(dispatchers: Iterable[Dispatcher], at_once: int) -> None:
-    """Let the listeners' dispatchers begin the attempts that deal_permits() permitted. Yield to the event loop whenever
-    about `at_once` attempts were permitted.
+    """Let these dispatchers begin the attempts that deal_permits() has permitted. Yield to the event loop after each
+    group of dispatchers with at least `at_once` permitted attempts together.
     """
     begun = 0
     for dispatcher in dispatchers:

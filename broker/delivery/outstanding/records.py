@@ -50,7 +50,7 @@ class OutstandingRecords:
         self._deliveries_topic = deliveries_topic
         self._topic = topic
         self.fillers: dict[int, set[bytes]] = {}
-        self.ends: dict[int, int] = {}  # by partition: the offset up to which `outstanding` was read
+        self.ends: dict[int, int] = {}  # by partition: the offset at which the read of `outstanding` ended
         self._messages_topic = messages_topic
 
     async def all_of(
@@ -66,12 +66,13 @@ class OutstandingRecords:
         a delivery is yielded again, its new value replaces the former one. The value is None if the delivery has ended,
         or if only a newer version of Everput can decode its record. Raises LogUnavailable if Kafka does not answer.
 
-        If records are unreadable or missing, next yield the deliveries that can be computed from other topics. Then
-        yield all readable records of the partition once more.
+        If records of `outstanding` are unreadable or missing, also yield the deliveries that can be computed from other
+        topics. After these deliveries, yield those of all readable records of the partition once more.
 
-        `noted` is the fingerprint of the partition's deliveries that the partition's former owner committed. `found`
-        returns the fingerprint of the deliveries that were yielded until now. If the two differ, records are missing.
-        If `found` returns None, the caller has stopped, and the fingerprints are not compared.
+        `noted` is the fingerprint of the deliveries that the partition should have, as its former owner committed it.
+        `found` returns the fingerprint of the deliveries that were yielded until now, or None if the caller has
+        stopped. If the two fingerprints differ, records are missing. They are not compared if records were written
+        after `noted` was made.
         """
         name = self._topic.name
         at = (await self._requests.offsets(name, {partition: EARLIEST}))[partition]
@@ -86,7 +87,7 @@ class OutstandingRecords:
         except LogDamaged:
             # If records of the topic `outstanding` are unreadable or missing, compute its deliveries from other topics.
             # First yield the computed deliveries: those that have not succeeded according to the topic `deliveries`.
-            # Then yield all readable records of `outstanding`, with None for each delivery that has succeeded.
+            # Then yield all readable records of `outstanding`, but None in place of a delivery that has succeeded.
             outcomes = Outcomes()
             if self._deliveries_topic is not None:
                 outcomes = await outcomes_of(self._requests, self._deliveries_topic, partition)
@@ -104,8 +105,8 @@ class OutstandingRecords:
                 }
 
     async def _end(self, partition: int, noted: int) -> int:
-        """Return the end offset of the partition. If Kafka returns an offset below `noted`, ask again, up to nine
-        times, because a new partition leader may report a lower offset for a moment.
+        """Return the end offset of the partition. `noted` is an earlier end offset. A new partition leader may report a
+        lower end offset for a moment: then ask again, up to nine times.
         """
         for tried in range(_TRIES_MAX):
             end = (await self._requests.offsets(self._topic.name, {partition: LATEST}))[partition]
@@ -121,7 +122,7 @@ class OutstandingRecords:
         async for record in self._requests.walk(self._topic.name, partition, at, end, pass_damaged=pass_damaged):
             if record.key is None:
                 continue
-            # If the value is empty, Kafka has lost the record, and `everput serve` has put an empty one in its place.
+            # An empty value: Kafka has lost the original record, and `everput serve` has put this record in its place.
             if record.value == b"":
                 damage = LogDamaged(self._topic.name, partition, record.offset, record.offset)
                 if not pass_damaged:
@@ -138,15 +139,16 @@ class OutstandingRecords:
 
     async def message(self, entry: OutstandingEntry) -> Message | None:
         """Read the message of a delivery from the topic `outstanding`, or else from `messages`. Return None if the
-        delivery has ended, or if neither topic has the message. Raises LogUnavailable if Kafka may return the record
-        later, and LogDamaged if the message can't be read because of damage.
+        delivery has ended, if neither topic has the message, or if this version of Everput can't decode the delivery's
+        record. Raises LogUnavailable if Kafka may return the record later, and LogDamaged if the message can't be read
+        because of damage.
         """
         if entry.record is not None:
             return await self._message(entry, entry.record, entry.record_offset)
         key, at, size, buried, behind = entry.key, entry.record_offset, _RECORD_BYTES, False, False
-        damaged = at < 0  # The offset is negative if the record could not be read at the take-over.
+        damaged = at < 0  # If the record was unreadable at the partition's take-over, its offset is negative.
         try:
-            # Search to the end of the partition: compaction may have left only a later record with the same key.
+            # Compaction may have left only a later record with the same key. So search to the end of the partition.
             while not damaged:
                 fetched = await self._requests.read(self._topic.name, entry.partition, at, bytes_max=size)
                 for record in fetched.records:
@@ -168,7 +170,7 @@ class OutstandingRecords:
         message = await self._of_log(entry.partition, entry.message_offset)
         if message is None and damaged:
             raise LogDamaged(self._messages_topic, entry.partition, entry.message_offset, entry.message_offset)
-        # If a new partition leader lacks the record for a moment, raise an error: the read is then tried again.
+        # A new partition leader may lack the record for a moment. So raise an error: the caller will read again.
         if message is None and behind:
             raise LogUnavailable(
                 f"Kafka returned no record of {self._topic.name}/{entry.partition} at offset {entry.record_offset}, "
@@ -195,7 +197,7 @@ class OutstandingRecords:
                 fetched = await self._requests.read(self._messages_topic, partition, at, bytes_max=_RECORD_BYTES)
             except OffsetTooOld:
                 begin = (await self._requests.offsets(self._messages_topic, {partition: EARLIEST}))[partition]
-                # If the message was not deleted, a new partition leader lacks it for a moment. The caller tries again.
+                # If Kafka has not deleted this offset, a new leader lacks its record for a moment: the caller retries.
                 if at >= begin:
                     raise
                 at = begin

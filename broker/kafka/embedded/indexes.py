@@ -15,19 +15,19 @@ from typing import Final, NamedTuple
 
 from broker.kafka.embedded.segments import HEADER, PREFIX_BYTES, partitions
 
-# An entry of an `.index` file says at which byte of the `.log` file the record batch with an offset begins.
-# An entry of an `.index` file has an offset minus the segment's first offset, and the position of its batch.
+# An entry of an `.index` file says at which byte of the `.log` file the record batch with a certain offset begins.
+# An entry of an `.index` file has two numbers: the offset minus the segment's first offset, and the byte position.
 _PLACE: Final = struct.Struct(">ii")
-# An entry of a `.timeindex` file says which is the highest record time in a segment up to an offset.
-# An entry of a `.timeindex` file has this record time, and the offset minus the segment's first offset.
+# An entry of a `.timeindex` file says what the highest record time in the segment is up to a certain offset.
+# An entry of a `.timeindex` file has two numbers: the record time, and the offset minus the segment's first offset.
 _TIME: Final = struct.Struct(">qi")
 
 
 class WrongIndex(NamedTuple):
     """An index file of Kafka that contradicts the record batches of its segment.
 
-    `offset` is the offset of the first wrong entry, or the segment's first offset if only entries at the end are
-    missing.
+    `offset` is the offset of the first wrong entry. If the index is a time index that only lacks its last entries,
+    `offset` is the first offset of the segment.
     """
 
     topic: str
@@ -45,7 +45,7 @@ class WrongIndex(NamedTuple):
 
 class _Batches(NamedTuple):
     """The record batches of a segment file, in four lists of the same length. For each batch, the lists hold its
-    position in the file, its first offset, its last offset, and the highest record time up to this batch.
+    position in the file, its first offset, its last offset, and the highest record time up to the end of this batch.
     """
 
     at: list[int]
@@ -56,7 +56,8 @@ class _Batches(NamedTuple):
 
 def wrong_indexes(log_dir: Path, topic: str, *, compacted: bool = False) -> Iterator[WrongIndex]:
     """Yield each index file of a topic that has a wrong entry. Also yield each time index that lacks the highest record
-    time of its segment, except for the newest segment, to which Kafka still writes.
+    time of its segment. The time index of a partition's newest segment may lack this time, because Kafka still writes
+    to the segment.
 
     If the topic is compacted, index entries of removed records are right, and a time index may lack the highest record
     time.
@@ -67,7 +68,7 @@ def wrong_indexes(log_dir: Path, topic: str, *, compacted: bool = False) -> Iter
             for suffix, wrong in ((".index", _wrong_place), (".timeindex", _wrong_time)):
                 index = path.with_suffix(suffix)
                 try:
-                    # Read the index first. Batches that Kafka appends meanwhile are then only in the segment.
+                    # Read the index first. If Kafka appends a batch meanwhile, the index may lack it without an error.
                     raw = index.read_bytes()
                     batches = _batches(path)
                 except FileNotFoundError:
@@ -102,8 +103,8 @@ def _wrong_time(raw: bytes, batches: _Batches, base: int, *, compacted: bool) ->
 
 
 def _ends_early(raw: bytes, batches: _Batches) -> int | None:
-    """Return the segment's first offset if the time index lacks the segment's highest record time. Otherwise return
-    None.
+    """Return the segment's first offset if the time index is wrong because it lacks the segment's highest record time.
+    Otherwise, return None.
 
     Call this function only for segments to which Kafka writes no more records.
     """
