@@ -18,7 +18,7 @@ from starlette.types import Scope
 from api.auth import cookie
 
 NAME: Final = "everput_browser"
-NAME_HTTPS: Final = f"__Host-{NAME}"  # Because of `__Host-`, browsers accept this cookie only over TLS.
+NAME_HTTPS: Final = f"__Host-{NAME}"  # Browsers accept a `__Host-` cookie only over HTTPS.
 KNOWN_S: Final = 365 * 86_400
 _RANDOM_BYTES: Final = 16
 _TEXT_CHARS_MAX: Final = 200

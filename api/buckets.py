@@ -20,7 +20,7 @@ class Allowance(NamedTuple):
     # After this many seconds without a further request, the rate limit permits a full burst again.
     full_in_s: float
     # The seconds until the rate limit permits the request, or 0 if the limit permits it now.
-    # If a request is larger than a full burst, the limit never permits it, and `wait_s` has no meaning.
+    # If a request counts as more uses than a full burst has, the rate limit never permits it, however long it waits.
     wait_s: float
 
 
@@ -65,8 +65,8 @@ class Buckets:
 
     def _forget(self, at_s: float) -> None:
         """Forget the names whose uses do not count any more. If more than NAMES_MAX / 2 names remain, keep only the
-        NAMES_MAX / 2 names with the most uses. So if a client has used up its limit, it can't make this process forget
-        that by requests under many other names.
+        NAMES_MAX / 2 names with the most uses. So a client that has used up its limit can't make this process forget
+        the client's name by requests under many other names.
         """
         kept = [(full_at_s, name) for name, full_at_s in self._full_at_s.items() if full_at_s > at_s]
         if len(kept) > NAMES_MAX // 2:

@@ -28,14 +28,14 @@ from broker.ports import DirectoryView
 
 log = logging.getLogger(__name__)
 
-# In each process, an organization may create ORGANIZATION_AT_ONCE invitations in a burst.
-# After such a burst, the organization may create ORGANIZATION_PER_S invitations a second.
-# Invitations by e-mail also have a limit for each address (EACH_…), and one for all addresses together (ALL_…).
+# In each process, an organization may create ORGANIZATION_AT_ONCE invitations at once.
+# After ORGANIZATION_AT_ONCE invitations at once, the organization may create ORGANIZATION_PER_S more each second.
+# A process mails at most EACH_AT_ONCE invitations at once to one address, and ALL_AT_ONCE to all addresses together.
 ORGANIZATION_AT_ONCE, ORGANIZATION_PER_S = 20, 1 / 60
 EACH_AT_ONCE, EACH_PER_S = 3, 1 / 1_200
 ALL_AT_ONCE, ALL_PER_S = 20, 0.2
 # The rate limit on uses of invitation links from one client's IPv4 address or IPv6 network.
-# If a person registers with an invitation link, a limit for all clients together counts, too: ALL_AT_ONCE, ALL_PER_S.
+# Registrations with invitation links also have one rate limit for all clients together: ALL_AT_ONCE and ALL_PER_S.
 CLIENTS_AT_ONCE, CLIENTS_PER_S = 20, 0.1
 _REFUSAL: Final = "Too many invitations. Try again later."
 _REFUSAL_USE: Final = "Too many uses of invitations. Try again later."

@@ -13,15 +13,15 @@ from typing import Final
 from api.buckets import Allowance, Buckets
 from api.problems import Headers, TooManyRequests
 
-EVERYBODY: Final = ""  # If `whose` is EVERYBODY, a limit counts the uses of all clients together.
+EVERYBODY: Final = ""  # If `whose` has this value, a Limit counts the uses of all clients together.
 
 
 class Recent:
     """The number of each network's recent attempts to sign in, to confirm a password or to register.
 
-    Callers pass this number as `left` to Limit.check() and Limit.take(). So when few uses of a limit are left, networks
-    with few recent attempts still get them. Every `each_s` seconds, the number of each network falls by one. The number
-    is at most `most`.
+    Callers pass this number as `left` to Limit.check() and Limit.take(). A network with many recent attempts is so
+    refused earlier, and the last uses of the limit remain for other networks. Every `each_s` seconds, the number of
+    each network falls by one. The number is never above `most`.
     """
 
     def __init__(self, most: int, *, each_s: float) -> None:
@@ -62,8 +62,8 @@ class Limit:
         """Count `count` uses by `whose`, and append the `RateLimit` headers to `headers`. Raises TooManyRequests if the
         limit does not permit these uses. If `whose` is EVERYBODY, append the headers only when the request is refused.
 
-        `left` is the number of uses that must stay free for other clients afterwards. If it is more than half of a full
-        burst, half of the burst must stay free.
+        `left` is the number of uses that must remain for other clients afterwards. A larger `left` than half of a full
+        burst counts as half of a full burst.
         """
         if left:
             self.check(headers, whose, left=left)
@@ -76,8 +76,8 @@ class Limit:
         return not self._buckets.look(whose, asyncio.get_running_loop().time(), count).wait_s
 
     def check(self, headers: Headers, whose: str, *, left: int = 0) -> None:
-        """Raise TooManyRequests if one more use would leave fewer than `left` uses for other clients. If `left` is more
-        than half of a full burst, half of the burst must stay free. Do not count a use.
+        """Raise TooManyRequests if one more use would leave fewer than `left` uses for other clients. A larger `left`
+        than half of a full burst counts as half of a full burst. Do not count a use.
         """
         left = min(left, self.size // 2)
         allowance = self._buckets.look(whose, asyncio.get_running_loop().time(), 1 + left)

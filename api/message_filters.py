@@ -53,8 +53,8 @@ def filters(query: Mapping[str, str], queue: Queue) -> Filters:
 
 
 async def narrowed(span: Span, asked: Filters, log: MessageLog, *, listener_given: bool) -> Span:
-    """Shrink the range of offsets in each partition to the part in which messages may match the filters.
-    `listener_given` says that the query names a listener. Then the range begins at the listener's start offsets or
+    """Shrink the range of offsets in each partition to the part in which messages may match the filters. If the query
+    names a listener (`listener_given`), the range of each partition begins at the listener's start offset there, or
     later.
     """
     begin, end = list(span.begin), list(span.end)

@@ -141,7 +141,7 @@ class BadHeader(errors.Refused):
         self.header = header
 
 
-# This table gives the HTTP status for an error's class, or else for its nearest base class. The default is 500.
+# The HTTP status of each error's class. A class that is missing here has the status of its nearest base class, or 500.
 _STATUS: Final[dict[type, int]] = {
     Malformed: 400,
     Unauthenticated: 401,
@@ -197,7 +197,7 @@ def problem(error: BaseException) -> Problem:
 
 def framework_problem(status: int, detail: str) -> Problem:
     """Create the HTTP answer to a request that Starlette or the HTTP server refused before a handler of the API was
-    called. If `status` is not in TITLES, the answer has the status 400.
+    called. The answer has the status `status` if TITLES has a title for `status`, and otherwise the status 400.
     """
     status = status if status in TITLES else 400
     return _problem(status, TITLES[status].lower().replace(" ", "-"), detail, (), [])

@@ -25,7 +25,7 @@ class Stream(NamedTuple):
 
     # The media type of the answer.
     kind: bytes
-    # The parts of the answer's body. No part is empty.
+    # Yields the parts of the HTTP answer's body. No part is empty.
     chunks: AsyncGenerator[bytes, None]
     # answer_stream() calls this function once when the answer ends, even if no part of the body was sent.
     close: Callable[[], Awaitable[None]]

@@ -83,7 +83,7 @@ class InFlight(BrokerError):
 
 
 class Changed(BrokerError):
-    """The resource was changed since the client read it, or the client's account is no owner any more."""
+    """The resource was changed since the client read it, or the client's account has lost the role of owner."""
 
     code = "precondition-failed"
 

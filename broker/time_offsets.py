@@ -30,8 +30,8 @@ class Offsets(Protocol):
 
 
 async def offsets_since(kafka: Offsets, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
-    """Return an offset for each partition, such that all records since a time are at this offset or after it. `at_ms`
-    maps each partition to its time. If a partition has no record since its time, its end offset is returned.
+    """Return, for each partition, an offset before which all records are older than the partition's time in `at_ms`. If
+    all records of a partition are older, return its end offset.
 
     If Kafka's time index is damaged, an offset can be earlier than necessary. Clocks differ, so a caller that must miss
     no record asks for an earlier time. Raises LogUnavailable if Kafka does not answer.
@@ -45,11 +45,11 @@ async def offsets_since(kafka: Offsets, topic: str, at_ms: Mapping[int, int]) ->
 
 
 async def _confirmed(kafka: Offsets, topic: str, partition: int, at_ms: int, first: int) -> int:
-    """Check an offset `first` that Kafka's time index gave. If the record before `first` is older than the time
-    `at_ms`, return `first`.
+    """Check `first`, the offset that Kafka's time index gave for the time `at_ms`. If the record before `first` is
+    older than `at_ms`, the offset is right: return `first`.
 
-    Otherwise, go back until a read finds a record that is older than `at_ms`, and return the offset of this read. If
-    there is no such record, return the partition's first offset.
+    Otherwise, the index is wrong. Read at ever lower offsets until a read returns a record that is older than `at_ms`,
+    and return the offset of this read. If there is no such record, return the partition's first offset.
     """
     at, step, doubtful = first, 1, False
     while at > 0:

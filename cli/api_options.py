@@ -68,20 +68,20 @@ def connection(*, url: str | None, key: str | None, profile: str | None, data_di
     """Find the server's URL and the API key for a command.
 
     A key of `--key` or the environment is sent to any `url`. A stored key is sent only to its own server: a profile's
-    key to the profile's URL, and the key in the file DIR/api-key to the URL in the file DIR/url. Without this file, the
-    server of DIR/api-key has the URL URL_DEFAULT.
+    key to the profile's URL, and the key in the file DIR/api-key to the URL in the file DIR/url (DIR is `data_dir`). If
+    DIR/url does not exist, the key in DIR/api-key is sent to URL_DEFAULT.
 
-    If neither a key nor a profile is given, the key in DIR/api-key comes before the keys of profiles. Raises
-    ConfigurationError if no key is found for the server. Also raises ConfigurationError if `profile` and `url` are
-    given without a key, but the profile is for another URL.
+    If neither a key nor a profile is given, the key in DIR/api-key is used if it fits, and otherwise a profile's key.
+    Raises ConfigurationError if there is no key for the server, or if only `profile` and `url` are given, but the
+    profile is for another URL.
     """
     key = key or files.secret_setting(KEY_VARIABLE)
     if profile is not None:
         chosen = profiles.load().find(profile)
         if key is None and url is not None and not profiles.same_url(url, chosen.url):
             raise ConfigurationError(
-                f"the profile {profile} is for {chosen.url}, not for {url}: leave out --profile (EVERPUT_PROFILE) or "
-                "--url (EVERPUT_URL), or give --key"
+                f"the profile {profile} is for {chosen.url}, not for {url}: leave out --profile or --url (also "
+                f"EVERPUT_PROFILE and EVERPUT_URL), or give a key for {url} with --key"
             )
         return Connection(url or chosen.url, key or chosen.key)
     known = profiles.load()
@@ -117,7 +117,7 @@ def is_here(url: str) -> bool:
     """Return whether the host of a URL is this machine: `localhost`, a loopback address, 0.0.0.0 or `::`.
 
     If the user gives a key but no URL, the key is sent to the URL in the file DIR/url only if this URL's host is this
-    machine. Otherwise, anybody who can write a file in the working directory could get the key.
+    machine. Without this check, a person who can write the file DIR/url could have the key sent to another server.
     """
     host = urlsplit(url).hostname or ""
     try:
@@ -133,7 +133,7 @@ def _same_server(one: str, other: str) -> bool:
     """
     try:
         return _origin(one) == _origin(other)
-    except ValueError:  # One of the two texts is not a valid URL.
+    except ValueError:  # At least one of the two URLs is not valid.
         return False
 
 

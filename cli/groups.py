@@ -10,7 +10,7 @@ from typing import Final
 
 import click
 
-# For names of commands in other programs: the name of Everput's command that is suggested.
+# If a user enters a command's name from another program, such as `ls`, Everput suggests its own name for the command.
 _SYNONYMS: Final = {"ls": "list", "rm": "delete", "remove": "delete", "add": "create", "new": "create", "show": "get"}
 
 

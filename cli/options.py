@@ -35,12 +35,12 @@ REPLICATION: Final = 3
 MIN_INSYNC: Final = 2
 SASL_PASSWORD: Final = "EVERPUT_KAFKA_SASL_PASSWORD"  # noqa: S105 - the variable's name
 
-# If strangers may register, each organization has the following rate limits by default.
+# If strangers may register, REQUESTS_PER_S, BYTES_PER_S and CHANGES_PER_MIN limit each organization by default.
 # If strangers may not register, organizations have no rate limits by default.
 REQUESTS_PER_S: Final = 1_000.0
 BYTES_PER_S: Final = 16 << 20
 CHANGES_PER_MIN: Final = 600
-# If registration is open, the organizations that one account created may store this many bytes together by default.
+# If registration is open, all organizations that one account created may store this many bytes together by default.
 ORGANIZATION_BYTES_MAX: Final = 1 << 30
 
 PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
@@ -199,8 +199,8 @@ class Options:
     def _limit(self, said: N | None, default: N) -> N | None:
         """Return the rate limit that applies, or None for no limit.
 
-        `said` is the value of the option. The value 0 means no limit. None means that the option was not given: the
-        limit is then `default` if strangers may register, and otherwise there is no limit.
+        `said` is the value of the option; 0 means no limit. If the option was not given, `said` is None. The limit is
+        then `default` if strangers may register, and otherwise there is no limit.
         """
         limit = (default if self._open_to_strangers else None) if said is None else said
         return limit or None
@@ -215,8 +215,8 @@ class Options:
 
     @property
     def _open_to_strangers(self) -> bool:
-        """Return whether people on other machines may register an account. This is assumed if registration is open, and
-        if also --public-url is given or --host is not a loopback address.
+        """Return whether people on other machines may register an account. Return True if registration is open, and if
+        --public-url is given or --host is not a loopback address.
         """
         return self.registration and (self.public_url is not None or not is_loopback(self.host))
 

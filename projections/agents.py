@@ -48,7 +48,9 @@ class DeliveryStreams(Protocol):
 
 
 class RecordStream:
-    """A replacement for a Faust stream. It passes records of the topic `control` to a Faust agent without Faust."""
+    """A replacement for a Faust stream. It passes records of the topic `control` that were read without Faust to a
+    Faust agent.
+    """
 
     def __init__(self, records: AsyncIterator[Record]) -> None:
         self._records = records
@@ -96,11 +98,11 @@ def run_delivery_streams(directory: DirectoryView, streams: DeliveryStreams, fai
         async for record in stream.noack().events():
             offset = record.message.offset
             if offset < done:
-                # After a rebalance, Faust reads records of `control` again. So skip events that were handled already.
+                # After a rebalance, Faust reads records of `control` again. So skip events that this agent has handled.
                 continue
             try:
                 event = decode(record.message.value)
-                # Wait until another agent has applied this event to the directory, which follow() reads.
+                # Wait until the agent of fold_control() has applied this event to the directory, which follow() reads.
                 await directory.seen(offset, timeout_s=None)
                 follow(event, directory.state, streams)
             except UnknownEvent:

@@ -30,8 +30,9 @@ _MADE: Final = frozenset({wire_name(QueueCreated), wire_name(ListenerCreated), w
 
 @dataclass(slots=True)
 class _Queue:
-    """The cached listeners of one queue. The entry has the ids of all listeners and replays of the queue that were
-    created before the offset `next` of the topic `control`. The next read of the topic for this queue begins at `next`.
+    """A cache entry: the ids of one queue's listeners and replays. The entry has all that were created before the
+    offset `next` of the topic `control`. The next read of `control` for this queue begins at `next`. `made` says
+    whether the creation of the queue was found.
     """
 
     next: int
@@ -97,8 +98,8 @@ class Listeners:
     async def was(self, organization_id: str, listener_id: str) -> bool:
         """Return whether the organization has, or ever had, a listener or replay with this id.
 
-        If there is none now, the topic `control` is read from its start until the creation is found. Raises Unavailable
-        if Kafka does not answer, or if too many reads are running.
+        If the listener or replay does not exist now, the topic `control` is read from its start until the event of its
+        creation is found. Raises Unavailable if Kafka does not answer, or if too many reads are running.
         """
         state = self._view.state
         live = state.listener(organization_id, listener_id) or state.replays.find(organization_id, listener_id)

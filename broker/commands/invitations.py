@@ -138,9 +138,9 @@ class InvitationCommands:
         """Create the account of the invited e-mail address, and then make it a member.
 
         Raises QuotaReached if the organization has too many members, Refused if the password is not valid, and
-        EmailTaken if the account exists already. Also raises Refused or QuotaReached if the invitation ends, or the
-        organization becomes full, after the account was created. In these cases, the account remains, but is not a
-        member.
+        EmailTaken if the account exists already. If the invitation ends after the account was created, Refused is
+        raised. If the organization becomes full, QuotaReached is raised. In both cases, the account remains, but is not
+        a member.
         """
         self._check_room(invitation.organization_id)
         account = await self._accounts.create_account(invitation.email, password, request_id=request_id)
@@ -160,7 +160,9 @@ def invitation_mail(organization: str, link: str) -> tuple[str, str]:
 
 
 def shell_context(organization_id: str) -> Context:
-    """Return the context of an operator's command on the command line. The author of its events is `shell`."""
+    """Return the author and the time for the events of a command that the operator calls in a shell. The author is
+    `shell`.
+    """
     return Context(organization_id=organization_id, actor="shell", request_id="", at_ms=now_ms())
 
 

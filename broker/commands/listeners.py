@@ -61,8 +61,8 @@ LISTENERS_MAX: Final = 10_000  # listeners of one organization
 class ListenerInput:
     """The values that a request gives for a listener. A field is None if the request does not give the value.
     `settings` holds the given settings by name. A header with the value HIDDEN keeps its stored value. A new listener
-    gets the messages that were put at the time `begin_at_ms` or later. If `begin_at_ms` is 0, the listener gets all
-    messages in the log. If it is None, the listener gets only messages that are put after its creation.
+    gets the messages that were put at the time `begin_at_ms` or later. With 0, the listener gets all messages in the
+    log; with None, only messages that are put after its creation.
     """
 
     name: str | None = None
@@ -153,11 +153,11 @@ class ListenerCommands:
         Raises Refused if a value is not valid, and NameTaken if another listener of the queue has the name. Raises
         NotFound if the listener does not exist, and Changed if it does not have a version in `if_match`.
 
-        If another request changes the listener at the same time, the update is tried again. With `if_match`, Changed is
-        raised instead. Unavailable is raised after ten tries.
+        If another request changes the listener at the same time, the update is tried again. After ten tries,
+        Unavailable is raised. With `if_match`, Changed is raised instead of a second try.
 
-        If `tunnel` is true, the URLs are not checked. NameTaken is then raised for a listener whose stored notify_url
-        is not a tunnel's.
+        If `tunnel` is true, the URLs are not checked, because this program itself has made them. NameTaken is raised if
+        the listener's stored notify_url is not the URL of a tunnel.
         """
         if asked.name is not None:
             check_name(asked.name)
@@ -339,8 +339,8 @@ class ListenerCommands:
 
 
 def _checked(settings: ListenerSettings, notify_url: str) -> ListenerSettings:
-    """Return a listener's new settings. Raises Refused if the settings turn batches on, although the settings' `format`
-    or the URL permits only one message in each request.
+    """Return the settings of a listener unchanged. Raises Refused if the settings turn batches on, but their `format`
+    or a mailto: URL permits only one message in each request.
     """
     if settings.batch is not msgspec.UNSET:
         if settings.format is not msgspec.UNSET:

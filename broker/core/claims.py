@@ -16,11 +16,11 @@ from typing import Final, NamedTuple
 from broker.core.events import PutClaimed
 
 KEPT_MS: Final = 24 * 3600 * 1000
-# The most claims of Idempotency-Keys in a process's memory. A claim takes about 16 bytes, and stays at least 24 hours.
+# The most records of Idempotency-Keys in a process's memory. A record takes about 16 bytes for at least 24 hours.
 CLAIMS_MAX: Final = 8_000_000
 FEW: Final = 10_000
 # A request that takes over an Idempotency-Key reuses the earlier request's message ids if they are under a minute old.
-# A search for a message with an older id would be slow: it reads the log from the time in the id on.
+# A message id holds a time. A search for an old id would be slow, because it reads the log from that time on.
 IDS_KEPT_MS: Final = 60_000
 CLOCKS_MS: Final = 10_000  # the clocks of any two processes are assumed to differ by at most this
 _RUN_MAX: Final = 1 << 16
@@ -34,8 +34,8 @@ class Claim(NamedTuple):
     messages.
 
     `first` is the claim of the first request with the key. `holder` is the newest valid claim: only the process that
-    wrote it may put the messages now. `ids` has the claims from which the ids of the messages may have been computed,
-    oldest first. A claim that took over the message ids of the claim before it is left out of `ids`.
+    wrote this claim may put the messages now. `ids` has one claim for each set of message ids that the requests may
+    have used, oldest first.
     """
 
     first: PutClaimed
@@ -47,8 +47,9 @@ def decide(claims: Sequence[PutClaimed], at_ms: int) -> Claim | None:
     """Return the valid claims of an Idempotency-Key at this time, or None if the key is free. `claims` are all claims
     of the key in the order of the log.
 
-    The first claim holds the key for 24 hours. If its process does not put the messages in time, other processes may
-    write claims whose `number` is higher by 1. The first claim with this number takes the key over.
+    The first claim has the `number` 1, and reserves the key for 24 hours. If the process of a claim does not put the
+    messages in time, other processes may write claims whose `number` is higher by 1. The first claim with the higher
+    number takes the key over.
     """
     held: Claim | None = None
     for claim in claims:
@@ -71,19 +72,19 @@ def random_bits(claim: PutClaimed, number: int) -> int:
 def has_room(mine: int, all_of_them: int, *, claims_max: int = CLAIMS_MAX, few: int = FEW) -> bool:
     """Return whether an organization that has `mine` claims of Idempotency-Keys may store one more.
 
-    Of the `claims_max` places for claims, `all_of_them` are in use. An organization with fewer than `few` claims is
-    small. A small organization may store one more claim if it has fewer claims than there are free places. A quarter of
-    all places is reserved for small organizations. For any other organization, the reserved quarter does not count as
-    free: if 60 of 100 places are free, the organization must have fewer than 35 claims.
+    All organizations together may store `claims_max` claims, and have stored `all_of_them`. The difference is the
+    number of free places. An organization with fewer than `few` claims may store one more if it has fewer claims than
+    there are free places. For any other organization, a quarter of `claims_max` does not count as free. For example, if
+    60 of 100 places are free, the organization must have fewer than 60 - 25 = 35 claims.
     """
     free = claims_max - all_of_them
     return mine < free - claims_max // 4 or mine < min(free, few)
 
 
 class _Owners:
-    """A counter of each organization's claims of Idempotency-Keys. To save memory, the index of claims stores a small
-    integer instead of an organization's id. This class chooses the integer. When an organization has no more claims,
-    its integer can be given to another organization.
+    """A counter of each organization's claims of Idempotency-Keys. This class also gives each organization with claims
+    a small integer. To save memory, the index of claims stores the integer instead of the organization's id. When an
+    organization has no claims any more, another organization can get its integer.
     """
 
     def __init__(self) -> None:
@@ -123,9 +124,10 @@ class _Owners:
 
 
 class _Run(NamedTuple):
-    """A list of claims of Idempotency-Keys, sorted by the first 4 bytes of the hashes of the keys. The three arrays
-    have one item for each claim. An item of `places` is the claim's partition and offset. `until_ms` is the time of the
-    newest claim.
+    """A list of claims of Idempotency-Keys, sorted by the first 4 bytes of the hashes of the keys. The list of the
+    newest claims is not sorted yet, and its `until_ms` is 0. The three arrays have one item for each claim: the 4
+    bytes, the claim's partition and offset in one integer, and the integer of the claim's organization. `until_ms` is
+    the time of the newest claim.
     """
 
     prefixes: array[int]
@@ -175,8 +177,8 @@ class ClaimIndex:
         recent.owners.append(self._owners.add(owner))
 
     def places(self, digest: bytes) -> list[tuple[int, int]]:
-        """Return the partition and offset of each claim that can belong to this Idempotency-Key. Within a partition,
-        the offsets ascend.
+        """Return the partition and offset of each claim in the index whose key's hash begins with the same 4 bytes as
+        `digest`. Some of these claims may belong to other Idempotency-Keys. Within a partition, the offsets ascend.
         """
         return [(place >> _OFFSET_BITS, place & (1 << _OFFSET_BITS) - 1) for place in self._places(_prefix(digest))]
 

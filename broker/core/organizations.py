@@ -49,7 +49,9 @@ class Organizations:
         return () if role is None else ROLES.get(role, ())
 
     def is_last(self, organization: Organization, account_id: str) -> bool:
-        """Return whether the account is the only owner of the organization, or all other owners are blocked."""
+        """Return whether the account is an owner of the organization, and no other owner can sign in: there is no other
+        owner, or all other owners are blocked.
+        """
         owners = [member for member in organization.members if member not in organization.roles]
         return account_id in owners and all(
             self._accounts.by_id[owner].blocked for owner in owners if owner != account_id
@@ -160,8 +162,8 @@ class Organizations:
         if not event.even_if_last and self.is_last(organization, event.account_id):
             return False
         remover = _account_of(event)
-        # Refuse the removal if the account that requested it is a member, but not an owner.
-        # Accept the removal if the account that requested it has left the organization meanwhile.
+        # Refuse to remove another member if the account that requested the removal is a member, but not an owner.
+        # If the account that requested the removal has left the organization meanwhile, remove the member all the same.
         if remover not in ("", event.account_id) and remover in organization.roles:
             return False
         self._leave(organization, event.account_id)
@@ -181,7 +183,7 @@ class Organizations:
         roles = {member: role for member, role in organization.roles.items() if member != event.account_id}
         if event.role != OWNER:
             roles[event.account_id] = event.role
-            # End all invitations that this member created: one of them could make a former owner an owner again.
+            # End all invitations that the former owner created: one could make the former owner an owner again.
             self.invitations.forget_all_by(event.account_id, organization.id)
         # After a change of role, end all invitations to the member's address: one of them could restore the old role.
         self.invitations.forget_all_to(self._accounts.by_id[event.account_id].email, organization.id)

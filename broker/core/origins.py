@@ -16,8 +16,8 @@ _TUNNEL: Final = "tunnel"
 def same_origin(one: str, other: str) -> bool:
     """Return whether two URLs have the same origin: scheme, host and port (RFC 6454).
 
-    If a URL can't be parsed, return True only if both URLs are equal. The URLs of all tunnels (`tunnel:…`, made by
-    `everput listen`) have the same origin, because each connection gets a new URL.
+    If a URL can't be parsed, return True only if both URLs are equal. All URLs of tunnels (`tunnel:…`, made for
+    `everput listen`) count as one origin, because each connection of a tunnel gets a new URL.
     """
     return one == other or (_origin(one) is not None and _origin(one) == _origin(other))
 

@@ -46,9 +46,9 @@ class Positions:
         return {one: min(self.ends[one], lowest(self.listeners, self.cursors, one)) for one in self.partitions}
 
     def tail(self, partition: int, *, backlog_max: int) -> int:
-        """Return the offset at which the reader of new messages must begin to read this partition. It then serves all
-        listeners that are at most `backlog_max` offsets behind the end. Catch-up readers serve the listeners that are
-        further behind, and replays.
+        """Return the offset at which the reader of new messages must begin to read this partition. The reader then
+        serves all listeners that are at most `backlog_max` offsets behind the end. Catch-up readers serve the listeners
+        that are further behind, and replays.
         """
         end = self.ends[partition]
         tops = (cursor.top for _, cursor in self.streams(partition))
@@ -62,7 +62,7 @@ class Positions:
         may have messages. Such a listener gets all messages from its start offset on, even those that it received
         before.
         """
-        # Kafka has lost these committed offsets, or none were stored yet, for example because no worker ran.
+        # An offset is missing if Kafka has lost it, or if no worker has committed it yet, for example because none ran.
         missing = [
             listener.id
             for listener in self.listeners

@@ -62,9 +62,9 @@ class AnswersOfMessage:
         return since
 
     async def find(self, requests: KafkaRequests, topic: str) -> None:
-        """Find the HTTP answers that are not in the collected events. For each of these answers, an event gives the
-        partition and the time of the record that has the answer. In each of these partitions, make at most four reads
-        of 1 MiB, from the earliest of these times on. An answer that these reads do not return stays unknown.
+        """Read the HTTP answers that collect() has not found. The event of each failed attempt says in which partition
+        its answer was stored, and when. In each such partition, make at most four reads of 1 MiB, from the earliest
+        time of a missing answer on. If these reads do not return an answer, of() returns the attempt without it.
 
         Raises LogUnavailable if Kafka does not answer.
         """

@@ -25,7 +25,7 @@ from broker.kafka.scan import scan
 from broker.kafka.topics import Topic
 from broker.time_offsets import offsets_since
 
-# Keep claims of Idempotency-Keys for 25 hours instead of 24, because the clocks of processes may differ.
+# An Idempotency-Key is valid for 24 hours. Keep its record an hour longer, because the clocks of processes may differ.
 _MARGIN_MS: Final = 3600 * 1000
 _LOOK_S: Final = 2.0
 _FOLLOW_S: Final = 30.0
@@ -91,7 +91,7 @@ class ClaimsTopic:
         digest = bytes.fromhex(claim.digest)
         try:
             await self._writer.append_one(self._partition(digest), digest, encode(claim))
-        # Kafka may have stored the claim. But this request has put no message yet, so it is safe to repeat the request.
+        # Kafka may have stored the Idempotency-Key. But this request has put no message yet, so it is safe to repeat.
         except LogUnavailable as error:
             raise LogUnavailable(
                 "Kafka did not acknowledge the record of the Idempotency-Key, so this request put no messages. Repeat "
@@ -118,8 +118,9 @@ class ClaimsTopic:
         return int.from_bytes(digest[-4:]) % self._partitions
 
     async def _catch_up(self, partition: int) -> None:
-        """Read the claims of a partition up to its current end. If a read of the partition is in progress, that read
-        may miss the newest claims. So wait for the next read, which all waiting callers share.
+        """Read a partition of the topic `claims` up to its current end. If another caller is reading the partition,
+        that read may miss the newest records. So wait until it has ended, and then read again. If several callers wait,
+        only one of them reads again.
         """
         asked = self._reads_begun[partition]
         async with self._locks[partition]:
@@ -130,7 +131,7 @@ class ClaimsTopic:
             try:
                 await self._read_to_end(partition, before_ms)
             # If Kafka has deleted the record at which this read begins, forget the offset of that record.
-            # The next read then finds its first offset by time.
+            # Without a stored offset, the next read of the partition finds its first offset by time.
             except OffsetTooOld:
                 self._positions.pop(partition, None)
                 raise

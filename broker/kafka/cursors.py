@@ -22,8 +22,9 @@ _UNDER_WAY_MAX: Final = 32
 
 class KafkaCursors:
     """The cursors of all listeners, stored in Kafka as committed offsets of the topic `messages`. Each listener has its
-    own consumer group, `<prefix>listener.<id>`. For all messages before the committed offset of a partition, the
-    listener's delivery is settled: delivered, parked, cancelled or kept in the topic `outstanding`.
+    own consumer group, `<prefix>listener.<id>`. A committed offset means that the worker is done with all earlier
+    messages of the partition: each was delivered to the listener, parked or cancelled, or its delivery is kept in the
+    topic `outstanding`.
     """
 
     def __init__(self, kafka: KafkaSettings, requests: KafkaRequests) -> None:
@@ -51,7 +52,7 @@ class KafkaCursors:
 
     async def store(self, cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
         """Commit the listeners' offsets to Kafka, with one request for each listener. If some requests fail, NotStored
-        is raised after all requests have ended. It names the listeners of the failed requests.
+        is raised after all requests have ended. The error names the listeners of the failed requests.
         """
         failed: dict[str, LogUnavailable] = {}
 

@@ -24,8 +24,8 @@ T = TypeVar("T")
 
 
 class Client(Protocol):
-    """The part of KafkaRequests that KafkaGroups uses: the aiokafka client, and retried(), which repeats a failed
-    request.
+    """The part of KafkaRequests that KafkaGroups uses: the aiokafka client, and the method retried(), which repeats a
+    request to Kafka that has failed.
     """
 
     @property
@@ -175,8 +175,8 @@ class KafkaGroups:
         node = self._coordinators.get(group)
         if node is None:
             brokers = self._client.cluster.brokers()
-            # If there is only one broker, it coordinates all groups, so ask only once which broker is the coordinator.
-            # Ask even a single broker once: the request makes Kafka create its topic of committed offsets.
+            # If Kafka has only one broker, it coordinates all groups. So look up only the first group's coordinator.
+            # This first look-up makes Kafka create the topic __consumer_offsets, so it is needed even with one broker.
             if len(brokers) == 1 and self._coordinators:
                 return int(next(iter(brokers)).nodeId)
             node = self._coordinators[group] = int(await self._client.coordinator_lookup(CoordinationType.GROUP, group))

@@ -15,8 +15,8 @@ from broker.kafka.topics import topics, workers_group
 
 
 async def noted_sum(requests: KafkaRequests, partition: int) -> OutstandingSum | None:
-    """Return the fingerprint of a partition of `outstanding`, which the partition's worker has committed to Kafka. The
-    fingerprint has the number of the partition's deliveries, and a hash of them. Return None if there is no
+    """Return the fingerprint of a partition of `outstanding`, as the partition's worker has committed it to Kafka. A
+    fingerprint is the number of the deliveries in the partition, and a hash of their keys. Return None if there is no
     fingerprint. Raises LogUnavailable if Kafka does not answer.
     """
     messages, group = topics(requests.kafka).messages.name, workers_group(requests.kafka)
@@ -25,13 +25,13 @@ async def noted_sum(requests: KafkaRequests, partition: int) -> OutstandingSum |
 
 
 async def incomplete_copies(requests: KafkaRequests, partition: int) -> list[int | None]:
-    """Return the ids of the brokers whose copy of a partition of `outstanding` lacks deliveries. If the leader's copy
-    lacks deliveries and the leader's id is not known, the list has None for the leader. Each copy is compared with the
-    fingerprint that the partition's worker has committed. Without a fingerprint, return an empty list.
+    """Return the ids of the brokers whose copy of a partition of `outstanding` lacks deliveries. Each copy is compared
+    with the fingerprint that the partition's worker has committed. Return an empty list if there is no fingerprint. The
+    list has None for the leader if the leader's id is not known.
 
-    If records were written to a copy after the fingerprint, the copy can't be compared, and is left out. A follower's
-    copy is also left out if it could not be read up to the fingerprint's end offset. Raises LogUnavailable if Kafka
-    does not answer, LogDamaged if a range is unreadable.
+    A copy is left out if it can't be compared, because it has records that were written after the fingerprint. A
+    follower's copy is also left out if it could not be read up to the fingerprint's end offset. Raises LogUnavailable
+    if Kafka does not answer, LogDamaged if a range of offsets is unreadable.
     """
     # Read the committed fingerprint before the end offset, because a worker may write records between the two reads.
     noted = await noted_sum(requests, partition)
@@ -62,11 +62,12 @@ async def incomplete_copies(requests: KafkaRequests, partition: int) -> list[int
 
 
 async def holds_all(requests: KafkaRequests, partition: int) -> bool | None:
-    """Return whether a partition of `outstanding` holds all deliveries that belong there. Its records are compared with
-    the fingerprint that the partition's worker has committed.
+    """Return whether a partition of `outstanding` holds all deliveries that belong there. The partition's records are
+    compared with the fingerprint that the partition's worker has committed. Return False, too, if the partition has
+    empty records, which stand for lost deliveries.
 
-    Return None if they can't be compared, because there is no fingerprint, or because records were written after the
-    fingerprint. Raises LogUnavailable if Kafka does not answer, LogDamaged if a range of offsets is unreadable.
+    Otherwise, return None if there is no fingerprint, or if records were written after the fingerprint. Raises
+    LogUnavailable if Kafka does not answer, LogDamaged if a range of offsets is unreadable.
     """
     noted = await noted_sum(requests, partition)
     topic, keys = topics(requests.kafka).outstanding.name, LiveKeys()

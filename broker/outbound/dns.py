@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-# At most an eighth of the files that the process may open are for slow DNS look-ups. Each look-up takes one file.
+# Slow DNS look-ups may use an eighth of the files that the process may open. Each running look-up opens one file.
 _FILES_PART: Final = 8
 _REMEMBERED_MAX: Final = 16_384  # names
 
@@ -32,8 +32,8 @@ class DnsTuning:
     """The limits of DNS look-ups.
 
     Each host name is in one of three pools. A name is in the known pool if its newest look-up took less than `quick_s`
-    seconds. A name is in the slow pool if its last `slow_after` look-ups (by default 2) took longer. All other names
-    are in the new pool, such as names that were never looked up.
+    seconds. A name is in the slow pool if each of its last `slow_after` look-ups (by default 2) took `quick_s` seconds
+    or more. All other names are in the new pool, such as names that were never looked up.
     """
 
     # If a look-up took fewer seconds than this, its host name is in the known pool, for names that answer quickly.
@@ -42,18 +42,18 @@ class DnsTuning:
     known_leaves_s: float = 1.0
     # seconds after which a DNS look-up moves from the new pool (for names of unknown speed) to the slow pool
     new_leaves_s: float = 0.25
-    # If a caller gets no answer, DNS is blamed only if the look-up has run for at least this many seconds.
+    # If a caller gets no answer, this counts as a failure of DNS only if the look-up has run for this many seconds.
     asked_s: float = 0.5
     # A DNS look-up that waits for a thread is cancelled if no caller has asked for it for this many seconds.
     wanted_s: float = 15.0
     known_max: int = 32  # concurrent look-ups in each pool
     new_max: int = 16
     slow_max: int = 16
-    # If the slow pool has this many DNS look-ups, no more move to it. Each takes a thread (27 KiB) and an open file.
+    # While this many slow DNS look-ups run, no look-up moves to the slow pool. Each takes a thread (27 KiB) and a file.
     hanging_max: int = 1024
     slow_after: int = 2  # A host name is in the slow pool after this many slow look-ups in a row.
     answer_s: float = 2.5  # how long a caller waits
-    other_answer_s: float = 0.5  # seconds that a caller waits for DNS if it has an older answer to use
+    other_answer_s: float = 0.5  # seconds that a caller waits for DNS if an older answer is usable
     cache_s: float = 10.0  # how long an answer is fresh
     failure_cache_s: float = 1.0  # how long a failure is fresh
 
@@ -80,8 +80,8 @@ class Pool:
 
     def __init__(self, most: int, *, leaves_s: float = 0.0, hanging_max: int = 0) -> None:
         self.most = most
-        # A DNS look-up moves from this pool to the slow pool after `leaves_s` seconds.
-        # If the slow pool then has `hanging_max` look-ups, the look-up stays, and tries again every `leaves_s` seconds.
+        # A DNS look-up that has run for `leaves_s` seconds moves from this pool to the slow pool.
+        # If the slow pool runs `hanging_max` look-ups then, the look-up tries again to move every `leaves_s` seconds.
         self.leaves_s = leaves_s
         self.hanging_max = hanging_max
         self.under_way = 0
@@ -108,7 +108,7 @@ class DnsLookups:
         self._ask = ask
         hanging_max = min(self.tuning.hanging_max, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _FILES_PART)
         self.known = Pool(self.tuning.known_max, leaves_s=self.tuning.known_leaves_s, hanging_max=hanging_max)
-        # If the slow pool is three quarters full, only look-ups of names that usually answer quickly may move to it.
+        # If the slow pool is three quarters full, only look-ups from the pool of known (quick) names may move to it.
         self.new = Pool(self.tuning.new_max, leaves_s=self.tuning.new_leaves_s, hanging_max=hanging_max * 3 // 4)
         self.slow = Pool(self.tuning.slow_max)
         self._lookups: dict[str, _Lookup] = {}
@@ -132,9 +132,9 @@ class DnsLookups:
 
     def kept_waiting(self, host: str) -> bool:
         """Return whether it is too early to say that DNS does not answer for this host name. It is too early while the
-        look-up waits for a thread, and for `asked_s` seconds after the look-up got one.
+        look-up waits for a thread, and until the look-up has run for `asked_s` seconds.
 
-        Return False if there is no look-up of the name, or if the name is known to be slow.
+        Return False if nobody is looking up the name, or if the name is in the slow pool.
         """
         lookup = self._lookups.get(host)
         if lookup is None or self.pool_of(host) is self.slow:

@@ -46,11 +46,11 @@ class Process:
     settings: Settings
     # Set when the process must end.
     stop: asyncio.Event
-    # The state of the process, which the process's admin address shows.
+    # The parts of the process's state that its admin address shows: whether the process is ready, and its metrics.
     health: Health
     # A function that waits until Kafka answers, and then creates the topics that are missing.
     kafka: Callable[[], Awaitable[None]]
-    # A function to call when the process is ready. Without a supervisor, it prints `ready` and its argument.
+    # The work calls this function when the process is ready. Without a supervisor, it prints `ready` and its argument.
     ready: Callable[[str], None]
 
 
@@ -157,7 +157,7 @@ def _raise_limits() -> None:
 def _settle_garbage() -> None:
     """Make garbage collections rare, and exclude all objects that exist now from them.
 
-    Otherwise, the slowest percent of requests would mostly be requests that waited for a garbage collection.
+    Otherwise, most of the slowest 1% of requests would be requests that waited for a garbage collection.
     """
     gc.collect()
     gc.freeze()

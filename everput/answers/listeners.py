@@ -220,8 +220,8 @@ class OutstandingFields(Answer):
 
 
 class DeliveriesAnswer(Answer):
-    """A page of the scheduled, retrying and parked deliveries to a listener. Most deliveries that have failed for less
-    than a minute are not listed.
+    """A page of the scheduled, retrying and parked deliveries to a listener. If a delivery has failed for less than a
+    minute, the page usually does not list it.
     """
 
     deliveries: list[OutstandingFields]

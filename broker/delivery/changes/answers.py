@@ -29,8 +29,8 @@ Placed = Callable[[int, str], Iterable[Dispatcher]]
 @dataclass(slots=True)
 class _UnderWay:
     """A delivery attempt that was in flight when the worker got an update or deletion of its message. `number` and
-    `again` are copies of the delivery's fields from that moment. If a field of the delivery differs from its copy, the
-    attempt has ended.
+    `again` are copies of the fields `delivery.number` and `delivery.again` from that moment. If a field differs from
+    its copy now, the attempt has ended.
     """
 
     delivery: Delivery
@@ -46,7 +46,7 @@ class ChangeReply:
 
     offset: int  # the offset of the change's record in the topic `changes`
     event: MessageChange
-    in_doubt: bool  # True if an earlier worker may have sent the message without storing the result
+    in_doubt: bool  # True if an earlier worker may have sent the message, but has not stored the result
     honoured: bool  # True if an earlier worker may have applied the update or deletion already
     # False if the update or deletion has no effect, for example because the message was deleted before.
     applied: bool = True
@@ -75,9 +75,9 @@ class Answers:
         self._partitions = partitions
 
     def look(self, partition: int, offset: int, event: MessageChange, *, in_doubt: bool, honoured: bool) -> ChangeReply:
-        """Return the reply to an update or deletion of a message. The reply has the current state of the message's
-        delivery to each listener of its queue; replays are left out. The state of a delivery with an attempt in flight
-        is missing. tell() adds this state when the attempt has ended, or adds `unknown` after `answer_s` seconds.
+        """Return the reply to an update or deletion of a message: the current state of the message's delivery to each
+        listener of its queue, without replays. While a delivery has an attempt in flight, its state is missing. tell()
+        adds the state when the attempt has ended, or `unknown` after `answer_s` seconds.
         """
         reply = ChangeReply(offset, event, in_doubt, honoured)
         for dispatcher in self._placed(partition, event.queue_id):
@@ -133,9 +133,9 @@ class Answers:
                 del reply.under_way[listener_id]
 
     def _outcome(self, attempt: _UnderWay, message_id: str) -> str | None:
-        """Return the state of the delivery after this attempt. Return None while the attempt is in flight. The state
-        `delivered` means that the listener accepted the message as it was before the update or deletion. The state
-        `unknown` means that the delivery was dropped.
+        """Return the state of the delivery after this attempt, or None while the attempt is in flight. If the listener
+        accepted the message (as it was before the update or deletion), return `delivered`. If the worker has dropped
+        the delivery, return `unknown`. Otherwise, return `retrying`, or the state of the delivery in `outstanding`.
         """
         delivery, stream = attempt.delivery, attempt.delivery.stream
         if delivery.state is DROPPED:
@@ -150,8 +150,8 @@ class Answers:
 
 
 def _known(reply: ChangeReply, state: str) -> str:
-    """Return the delivery's `state`. Return `unknown` instead if a former owner of the partition may have sent the
-    message or applied the update or deletion, so that it is not certain what the listener got.
+    """Return the delivery's `state`, or `unknown` if the state may be wrong: a worker that owned the partition before
+    may have sent the message, or may have applied the update or deletion.
     """
     return "unknown" if (reply.honoured if state == "delivered" else reply.in_doubt) else state
 

@@ -47,8 +47,8 @@ class Connections:
         self.network = network
         self.target = target
         self.sent: dict[Connection, None] = {}  # connections with a request, oldest first
-        # For each task that opens a connection: the deliveries whose request it will carry, and when the task started.
-        # The start of a task is in seconds of the event loop's clock.
+        # The tasks that open connections, oldest first. Each has the deliveries of its first request, and a start time.
+        # The start of a task that opens a connection is in seconds of the event loop's clock.
         self.making: dict[asyncio.Task[None], tuple[Sequence[Delivery], float]] = {}
 
     @property
@@ -57,8 +57,8 @@ class Connections:
         return len(self.sent) + len(self.making)
 
     def busy_since(self, at_s: float) -> bool:
-        """Return whether any request in flight was sent at the time `at_s` or later. The opening of a connection counts
-        as a request that is sent when the opening starts.
+        """Return whether a request was sent at the time `at_s` or later, and still waits for its answer. If a
+        connection is being opened for a request, the request counts as sent when the opening started.
         """
         sent = next(reversed(self.sent), None)
         _, making_s = next(reversed(self.making.values()), ((), -inf))
@@ -114,8 +114,8 @@ class Connections:
             self._idle.clear()
 
     def release(self, connection: Connection) -> None:
-        """Keep a connection for the next request, after an answer was read. Close it if the listener has another
-        address now, or if the worker is short of sockets.
+        """After an answer was read, keep the connection idle for the next request. Close the connection instead if the
+        listener has another address now, or if the worker is short of sockets.
         """
         self.sent.pop(connection, None)
         if connection.target is self.target and not self.network.sockets.crowded:
@@ -124,7 +124,9 @@ class Connections:
             connection.close()
 
     def lost(self, connection: Connection) -> bool:
-        """Forget a closed connection. Return whether it carried a request that had not timed out."""
+        """Forget a closed connection. Return whether a request on the connection still waited for its answer. A request
+        that has timed out does not wait any more.
+        """
         self.network.sockets.open -= 1
         if connection in self.sent:
             del self.sent[connection]
@@ -134,8 +136,8 @@ class Connections:
         return False
 
     def expired(self, before_s: float) -> Connection | None:
-        """Return the connection whose request was sent first, if it was sent at the time `before_s` or earlier. From
-        then on, the connection does not count as busy. Otherwise, return None.
+        """Return the connection whose request has waited longest for an answer, if the request was sent at the time
+        `before_s` or earlier. The connection does not count as busy any more. If there is no such request, return None.
         """
         connection = next(iter(self.sent), None)
         if connection is None or connection.at > before_s:

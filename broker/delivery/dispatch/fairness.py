@@ -110,8 +110,8 @@ def share_out(dispatchers: Iterable[Sharing], tuning: Tuning = TUNED) -> None:
 
 
 def _share_out(dispatchers: Collection[Sharing], tuning: Tuning, *, attempts_used: int, bytes_used: int) -> None:
-    """Divide attempts and memory among the listeners of one priority. Listeners of higher priorities are using
-    `attempts_used` attempts and `bytes_used` bytes of the worker's total.
+    """Divide attempts and memory among the listeners of one priority. Of the worker's total, listeners of higher
+    priorities already use `attempts_used` attempts and `bytes_used` bytes.
     """
     wanting, used = 0, attempts_used
     for dispatcher in dispatchers:
@@ -130,14 +130,15 @@ def deal_permits(dispatchers: Iterable[DispatcherT], permits: int, *, turn: int)
     """Divide `permits` attempts among the slow and failing listeners whose deliveries wait. Return the dispatchers of
     the listeners that got at least one. A slow or failing listener without a waiting delivery is permitted one attempt.
 
-    If the attempts can't be divided equally, some listeners get one more. `turn` decides which ones.
+    If the attempts can't be divided equally, some listeners get one more. The caller counts `turn` up, so that these
+    are other listeners each time.
     """
     slow: list[DispatcherT] = []
     others: list[DispatcherT] = []
     for dispatcher in dispatchers:
         limits = dispatcher.limits
         if limits.priority is not Priority.FAST:
-            # Permit this slow or failing listener one attempt, for a message that may come before the next call.
+            # A listener without a waiting delivery keeps this one permit, for a message that may come soon.
             limits.permits = 1
             if dispatcher.waits:
                 (slow if limits.priority is Priority.SLOW else others).append(dispatcher)

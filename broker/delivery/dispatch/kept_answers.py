@@ -28,7 +28,7 @@ ANSWERS_MAX: Final = 20
 BYTES_MAX: Final = 64 << 10  # A worker stores at most this many bytes of one listener's HTTP answers in a minute.
 # Usually, a worker parses at most this many different HTTP answers of one listener in a minute.
 PARSED_MAX: Final = 100
-# Between two checkpoints, a worker keeps the answers to at most this many attempts per listener and partition.
+# Between two checkpoints, a worker keeps answers to at most this many attempts for each listener and partition.
 ROWS_MAX: Final = 5_000
 _MINUTE_MS: Final = 60_000
 _ID_DIGITS: Final = 16
@@ -55,16 +55,16 @@ class KeptAnswers:
     )
 
     def __init__(self, touch: Callable[[int], bool]) -> None:
-        # `touch(partition)` asks for a checkpoint of the partition soon, and returns True.
+        # Usually, `touch(partition)` asks for a checkpoint of the partition soon, and returns True.
         # `touch(partition)` returns False if this worker does not deliver the partition's messages to the listener.
         self._touch = touch
         self._attempts: dict[int, list[AnsweredAttempt]] = {}  # by partition, not written yet
         self._answers: dict[int, list[KeptAnswer]] = {}
-        self._since_ms = 0  # The limits on stored HTTP answers apply to the minute that began at this time.
+        self._since_ms = 0  # The minute to which the limits on stored HTTP answers apply began at this time.
         self._bytes = 0
         self._kept: dict[str, _Found] = {}  # by the answer's id
-        # The HTTP answers that were parsed in this minute, by the hash of their bytes.
-        # The value is None if the answer is not stored.
+        # Maps the hash of each HTTP answer that was parsed in this minute to its stored copy.
+        # An HTTP answer that was parsed, but is not stored, has the value None in this dict.
         self._parsed: dict[int, _Found | None] = {}
 
     def update(self, listener: Listener, opened: Opened) -> None:
@@ -78,7 +78,8 @@ class KeptAnswers:
 
     def unanswered(self, attempts: Sequence[Attempt], times: Times) -> None:
         """Record how long the DNS look-up, connecting and the TLS handshake took for an attempt without an answer. Do
-        nothing if its connection was open before. `attempts` has the attempt of each message in the request.
+        nothing if the attempt used a connection that was open before. `attempts` has the attempt of each message in the
+        request.
         """
         if times != REUSED:
             for partition, offset, number in attempts:

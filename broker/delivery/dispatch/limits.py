@@ -35,7 +35,7 @@ class Limits:
     """The limits of one listener's attempts in a worker: how many may be in flight, and when the next may start."""
 
     priority: Priority
-    # True for slow and failing listeners: they may start only as many attempts as deal_permits() permits.
+    # True for a slow or failing listener, whose attempts may start only while `permits` is above 0.
     low_priority: bool
 
     __slots__ = (
@@ -50,7 +50,7 @@ class Limits:
         self._circuit = circuit
         self._replay = replay  # True for a replay, whose priority is never FAST.
         self.flow = Flow(settings.max_in_flight)
-        self.share = tuning.attempts_max  # the listener's part of the worker's attempts: how many may be in flight
+        self.share = tuning.attempts_max  # how many of the worker's attempts in flight may be for this listener
         self.permits = 1
         self.took_ms: float | None = None  # average ms of answers with a status below 500, and of timeouts; None if new
         self._samples = tuning.answers_weighed
@@ -74,8 +74,9 @@ class Limits:
             self._pace = Pace(rate_per_s, burst_s=self._tuning.rate_burst_s)
 
     def most(self, busy: int) -> int:
-        """Return how many attempts may be in flight now. For a slow or failing listener, this is at most `busy` (the
-        number in flight now) plus its permits.
+        """Return how many attempts for the listener may be in flight now. Return 0 while the listener is down or has
+        asked for a pause. For a slow or failing listener, return at most `busy` (the number in flight now) plus its
+        permits.
         """
         if self._circuit.state is State.OPEN or self._pushed_back_until_ms:
             return 0
@@ -84,7 +85,9 @@ class Limits:
 
     @property
     def able(self) -> int:
-        """The number of attempts allowed in flight to the listener, without regard to the worker's other listeners."""
+        """The number of attempts that may be in flight by the limits of this listener alone. The worker's other
+        listeners, the rate limit and a pause by `Retry-After` do not change this number.
+        """
         most, allowance = self.flow.limit, self._circuit.allowance
         if allowance is not None and allowance < most:
             most = allowance
@@ -103,7 +106,7 @@ class Limits:
             self._too_early = not self._pace.begin(at_s, messages)
             if self._too_early:
                 return False
-        # Leave a fast listener one permit: it may become slow or failing before permits are divided again.
+        # A fast listener keeps one permit, because it may become slow or failing before permits are divided again.
         self.permits = self.permits - 1 if self.low_priority else 1
         return True
 
@@ -114,15 +117,16 @@ class Limits:
         if known is None:
             self.took_ms, self._samples = took_ms, 1
         else:
-            # At first, the average is the plain mean of all answer times. After enough answers, it is a moving average.
+            # The average of the first `answers_weighed` answer times is their plain mean. Then it is a moving average.
             if self._samples < tuning.answers_weighed:
                 self._samples += 1
             self.took_ms = known + (took_ms - known) / self._samples
         self._judge()
 
     def timed_out(self, took_ms: int) -> None:
-        """Record an attempt that timed out after `took_ms`. The average of answer times includes it like an answer. Do
-        nothing for a new listener: it has not answered with a status below 500 yet, or has not since it was last down.
+        """Add an attempt that timed out to the average of answer times, as if an answer had taken `took_ms`. Do nothing
+        if the listener is new: this worker has no answer below status 500 from the listener yet, or none since the
+        listener was last down.
         """
         if not self.new:
             self.took(took_ms)

@@ -68,8 +68,8 @@ class Liveness:
             self._wait(dispatcher)
 
     def tick(self, *, permits: int) -> None:
-        """Start probes that are due, at most `probes_max` of them. On a busy machine, `permits` (the number of attempts
-        that slow and failing listeners may start) is small, and fewer probes start.
+        """Start the probes whose time has come, but not more than `probes_max`. `permits` is the number of attempts
+        that slow and failing listeners may start. On a busy machine, `permits` is small, and fewer probes start.
         """
         at_ms, tuning = now_ms(), self._tuning
         most = max(tuning.probes_min, min(tuning.probes_max, permits // tuning.permits_per_probe))

@@ -97,7 +97,7 @@ class EndedListeners:
         with_cursors = await self._cursors.listeners() if _DELETES_CURSORS in self._partitions else set()
         with_records = self._outstanding.listeners()
         await self._view.caught_up()
-        # Stop if only a newer version of Everput can read an event: it may create a listener that needs its data.
+        # Stop if only a newer version of Everput can read an event: it may have created one of these listeners.
         if not self._view.complete:
             return False
         known = self._view.state.listeners.keys()
@@ -113,7 +113,7 @@ class EndedListeners:
                 return
             try:
                 await self._cursors.delete(listener_id)
-            # Try this deletion again later. It can fail because another consumer uses the listener's consumer group.
+            # If the deletion fails, try again later. Kafka refuses it while another consumer uses the listener's group.
             except LogUnavailable as error:
                 log.warning("endings.wait listener=%s error=%s", listener_id, error)
             else:

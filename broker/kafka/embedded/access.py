@@ -86,7 +86,7 @@ def made_password(directory: Path) -> str:
     if password is None:
         password = secrets.token_urlsafe(32)
         write_secret(path, password)
-    # This regular expression takes linear time on any input: it matches at most 200 characters.
+    # This regular expression takes linear time on any input: it is one set of characters, repeated at most 200 times.
     if not re.fullmatch(r"[A-Za-z0-9_-]{16,200}", password):
         raise ConfigurationError(
             f"{path} does not hold a password that Everput made: delete the file, and the next start creates a new one"
@@ -110,7 +110,7 @@ def written_access(directory: Path, *, bootstrap: str | None = None) -> Embedded
         text = (directory / "kafka.properties").read_text(encoding="utf-8")
     except OSError:
         return None
-    # Only our own text: Everput itself has written the file that this regular expression searches.
+    # Only our own text: this regular expression searches kafka.properties, a file that Everput itself has written.
     found = re.search(r"^advertised\.listeners=[A-Z]+://(\S+)$", text, re.MULTILINE)
     if found is None or bootstrap not in (None, found[1]):
         return None

@@ -53,8 +53,8 @@ class Pin:
         return f"{artifact}-{version}.jar"
 
 
-# A function that downloads a jar into an empty directory, and returns the jar's path.
-# While it downloads, the Fetch function calls its third argument with each number of newly received bytes.
+# A function that downloads a jar (first argument) into an empty directory (second argument), and returns its path.
+# Whenever the download receives bytes, the Fetch function calls its third argument with their number.
 Fetch = Callable[[Pin, Path, Callable[[int], None]], Path]
 
 

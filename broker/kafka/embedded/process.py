@@ -214,7 +214,7 @@ class KafkaProcess:
         """Store the password of the user `everput` in Kafka, because Kafka has just refused it. Return whether Kafka
         has stored the password.
         """
-        # If another user's program listens on Kafka's port, send it no password. Kafka can't start then, and will end.
+        # If another user's program listens on Kafka's port, do not send the password. Kafka can't start, and will end.
         if not listens_as_us(self.port):
             return False
         itself = _options(self.port, "PLAIN", _ITSELF, self._once)
