@@ -41,7 +41,7 @@ class NotAllowed(ConfigurationError):
 
 class Part(NamedTuple):
     """A part of the log: events in order, each as a line of JSON. `cursor` is the position after these events.
-    `complete` says whether the part ends at the end of the log, or at the end of the query's time range.
+    `complete` is True if the part ends at the end of the log, or at the end of the query's time range.
     """
 
     lines: list[bytes]
@@ -121,7 +121,7 @@ def ask(http_client: httpx.Client, path: str, **query: str) -> dict[str, Any] | 
 
 
 class _Retries:
-    """The waits between the attempts of a request, and when to give the request up."""
+    """The waits between the attempts of a request, and the time limit after which the request fails."""
 
     def __init__(self, http_client: httpx.Client, give_up_after_s: float) -> None:
         self._where = f"the API at {http_client.base_url}"
@@ -130,7 +130,7 @@ class _Retries:
         self.begin()
 
     def begin(self) -> None:
-        """Reset the pause and the time to give up, because the API has answered."""
+        """Start the pauses and the time limit again from the beginning, because the API has answered."""
         self._pause_s, self._since_s = PAUSE_S_MIN, time.monotonic()
 
     def wait(self, why: str) -> None:
@@ -150,7 +150,8 @@ def _teller(query: Mapping[str, str]) -> Callable[[bytes], bool] | None:
     """Return a function that says whether a line of the log belongs to the history of the query's message. Return None
     if the query names no message.
 
-    The API can't decide this alone when a query continues at a cursor: it does not know the events before the cursor.
+    If a query continues at a cursor, the API does not know the events before the cursor. So the API can send events
+    that do not belong to the history.
     """
     parts = parse_message_id(query.get("message", ""))
     if parts is None:
@@ -162,7 +163,7 @@ def _teller(query: Mapping[str, str]) -> Callable[[bytes], bool] | None:
         try:
             return story.tells(decode(orjson.dumps(orjson.loads(line)["event"])))
         except UnknownEvent:
-            # This event is of a newer version of Everput. Show the event, because it may belong to the message.
+            # Only a newer version of Everput can decode this event. Show it, because it may belong to the message.
             return True
 
     return tells
@@ -199,7 +200,7 @@ def _lines(answer: httpx.Response) -> Iterator[list[bytes]]:
 
 
 def _check_answers_now(answer: httpx.Response) -> None:
-    """Raise RemoteProtocolError if the answer's status means that the request may succeed later."""
+    """Raise RemoteProtocolError if a later attempt may succeed: the answer's status is 429, 502, 503 or 504."""
     if answer.status_code in AGAIN:
         raise httpx.RemoteProtocolError(f"the API answered {answer.status_code} {answer.reason_phrase}")
 

@@ -55,8 +55,9 @@ class Client:
         organization in which a session acts. `transport` replaces the network in tests.
 
         No retry of a request begins more than `give_up_after_s` seconds after the request was first sent. In lines(),
-        this time begins again at each cursor. A single try may wait 30 seconds for its answer. With `refused_at_once`,
-        a refused connection raises NotReached without retries, as long as the server has never answered this client.
+        this time begins again at each cursor. A single try may wait 30 seconds for its answer. `refused_at_once` is for
+        the time before the server's first answer to this client: if the connection is then refused, NotReached is
+        raised without retries.
         """
         self._give_up_after_s = give_up_after_s
         self._refused_at_once = refused_at_once
@@ -148,7 +149,8 @@ class AsyncClient:
         transport: httpx.AsyncBaseTransport | None = None,
         batches_in_flight: int = 4,
     ) -> None:
-        """Create a client for the API at the base URL `url`. The arguments of Client mean the same here.
+        """Create a client for the API at the base URL `url`. All arguments but `batches_in_flight` mean the same as in
+        Client.
 
         `batches_in_flight` is how many batches of puts on one queue may wait for their answers at the same time. With
         0, send() sends each put alone, and submit() raises ValueError. Raises ValueError if `batches_in_flight` is
@@ -187,7 +189,7 @@ class AsyncClient:
         answer from Everput comes in time.
         """
         if request.joins is not None and self._joins:
-            put: Any = request  # only requests that put a message have `joins`
+            put: Any = request  # if a request has `joins`, it puts one message
             return cast("T", await self._puts.put(put))
         return await self._send(request)
 
@@ -255,8 +257,9 @@ class AsyncClient:
 
 
 class _Tries:
-    """The tries of one request. After a failed try, after_error() or after_problem() returns how many seconds to wait
-    before the next try. If there must be no further try, it raises the error.
+    """The tries of one request. After a failed try, call after_error() or after_problem(). Each of these methods
+    returns how many seconds to wait before the next try, or raises the error of the failed try if the request must not
+    be tried again.
     """
 
     def __init__(self, request: Request[Any], give_up_after_s: float, *, refused_at_once: bool) -> None:

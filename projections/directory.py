@@ -72,8 +72,8 @@ class DirectoryProjection:
                 waiter.set_result(None)
 
     def passed_over(self, offset: int) -> bool:
-        """Return True if the event at this offset had no effect on the directory, and is among the newest
-        _PASSED_OVER_MAX such events. Otherwise, return False.
+        """Return whether the event at this offset had no effect on the directory. Only the newest _PASSED_OVER_MAX
+        events without effect are remembered: for earlier events, return False.
         """
         return offset in self._passed_over
 

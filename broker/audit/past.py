@@ -50,10 +50,11 @@ class PastView:
 
 
 class Past:
-    """The look-up of one organization's directory, such as its queues and listeners, as it was at a past time. The
-    topic `control` is read for one request at a time.
+    """The look-up of an organization's queues, listeners and API keys as they were at a past time. They are computed
+    from the topic `control`, for one request at a time.
 
-    `tenant_of` takes an organization's id and returns its tenant.
+    `tenant_of` takes an organization's id, and returns the organization's tenant: the account that created it.
+    Organizations of one tenant share a limit on concurrent requests.
     """
 
     def __init__(self, records: Records, table: Topics, others: Others, tenant_of: Callable[[str], str] = str) -> None:

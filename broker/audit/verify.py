@@ -29,9 +29,9 @@ from broker.settings import KafkaSettings
 
 
 class State(NamedTuple):
-    """A hash of the directory (all accounts, queues, listeners and so on) at one offset of `control`. The directory is
-    the result of the events before the offset `position`. `digests` has checksums of the fields of each account, queue
-    and so on. If two directories differ, the checksums show the field that differs.
+    """A hash of the directory (all accounts, queues, listeners and so on) after the events before the offset `position`
+    of the topic `control`. `digests` has checksums of the fields of each account, queue and so on. These checksums show
+    in which field two directories differ.
     """
 
     position: int
@@ -75,9 +75,9 @@ class Verifier:
         return size
 
     async def findings(self, positions: Collection[int] = ()) -> AsyncGenerator[Finding | State, None]:
-        """Check the log, and yield a Finding for each error, and for each part of the log that can't be checked. Also
-        yield a State (a hash of the directory) at each offset of `control` that `positions` names. Raises
-        LogUnavailable if Kafka does not answer.
+        """Check the log, and yield a Finding for each error, and for each part of the log that can't be checked.
+        `positions` has offsets of the topic `control`: at each of these offsets, also yield a State (a hash of the
+        directory). Raises LogUnavailable if Kafka does not answer.
         """
         messages = await self._bounds(self._topics["messages"])
         for name, topic in self._topics.items():
@@ -186,7 +186,7 @@ class Verifier:
         if named > latest:
             yield Finding("messages", number, None, f"the {who} names offset {named}, after the end of the topic")
         # Retention may have deleted messages during this check, while Kafka still has records about their deliveries.
-        # Read the first offset of `messages` again: a message below it was deleted by retention, so it is not missing.
+        # Read the topic's first offset again: a message below this offset is not missing, but was deleted by retention.
         messages.begin = max(messages.begin, (await self._requests.offsets(topic.name, {number: EARLIEST}))[number])
         for listener in listeners.values():
             cursor = cursors[listener.id].get(number)

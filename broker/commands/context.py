@@ -31,15 +31,16 @@ from broker.ports import ControlLog, DirectoryView
 _FOLD_S: Final = 2.0
 _CHANGED: Final = "The resource has changed since. Read it again, and repeat the change with its new ETag."
 Versions = Collection[int]  # versions that may be changed
-# This regular expression takes constant time, because it can only match a text of 36 characters.
+# This regular expression takes constant time, because it has matched or failed after at most 36 characters.
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """The author of a command, and the time of the request.
+    """The facts about a request that the events of its command store.
 
-    `actor` is `key:<id>`, `account:<id>`, `worker` or `shell`. `at_ms` is the time by the clock of this process.
+    `actor` is the author of the command: `key:<id>`, `account:<id>`, `worker` or `shell`. `at_ms` is the time of the
+    request by this process's clock.
     """
 
     organization_id: str
@@ -64,9 +65,9 @@ def event_fields(context: Context) -> codec.Fields:
 
 
 async def find_queue(view: DirectoryView, organization_id: str, queue_id: str) -> Queue:
-    """Return the queue with this id. Raises NotFound if there is no such queue. If the id is a UUID, but this process
-    knows no such queue, the topic `control` is first read to its end, because another process may have just created the
-    queue.
+    """Return the queue with this id. If this process does not know the queue, and the id is a UUID, another process may
+    have just created the queue: first wait until all events in the topic `control` are applied. Raises NotFound if
+    there is no such queue.
     """
     queue = view.state.queue(organization_id, queue_id)
     if queue is None and _UUID.fullmatch(queue_id):
@@ -78,9 +79,9 @@ async def find_queue(view: DirectoryView, organization_id: str, queue_id: str) -
 
 
 async def find_listener(view: DirectoryView, organization_id: str, queue_id: str, listener_id: str) -> Listener:
-    """Return the queue's listener with this id. Raises NotFound if there is no such listener. If the id is a UUID, but
-    this process knows no such listener, the topic `control` is first read to its end, because another process may have
-    just created the listener.
+    """Return the queue's listener with this id. If this process does not know the listener, and the id is a UUID,
+    another process may have just created the listener: first wait until all events in the topic `control` are applied.
+    Raises NotFound if there is no such listener.
     """
     listener = view.state.listener(organization_id, listener_id)
     if listener is None and _UUID.fullmatch(listener_id):
@@ -92,7 +93,7 @@ async def find_listener(view: DirectoryView, organization_id: str, queue_id: str
 
 
 def queue_now(view: DirectoryView, context: Context, queue_id: str) -> Queue:
-    """Return the queue in its current state, as this process knows it. Raises NotFound if the queue was deleted."""
+    """Return the current state of the queue in this process. Raises NotFound if the queue was deleted."""
     queue = view.state.queue(context.organization_id, queue_id)
     if queue is None:
         raise NotFound("The queue was deleted while this request was running.")
@@ -117,11 +118,11 @@ async def record(control: ControlLog, view: DirectoryView, event: ControlEvent) 
 
 
 def expected_version(item: Queue | Listener, if_match: Versions | None) -> int | UnsetType:
-    """Return the version that the queue or listener must have when the change is applied. If another request changes
-    the queue or listener first, this change has no effect. If `if_match` is None, return UNSET: the change is applied
-    to any version.
+    """Return the version that the queue or listener must still have when a change is applied. If another request
+    changes the queue or listener first, the change has no effect. If `if_match` is None, return UNSET: the change is
+    applied to any version.
 
-    Raises Changed if the queue or listener does not have a version in `if_match`.
+    Raises Changed if the present version of the queue or listener is not in `if_match`.
     """
     if if_match is None:
         return UNSET

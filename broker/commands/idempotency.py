@@ -42,12 +42,13 @@ class Stored(NamedTuple):
 
 
 class Idempotency:
-    """The puts of requests with an Idempotency-Key. For 24 hours, a repeated request stores its messages only once.
+    """The puts of requests with an Idempotency-Key. If a request is repeated within 24 hours, its messages are stored
+    only once.
 
-    Before a process puts the messages of a request, it claims the request's key: it writes an event to the log. If more
-    than `append_timeout_ms` have passed since the claim, the process does not put the messages. `check_room` gets an
-    organization's id, and raises StorageFull if the organization may not store more bytes. `count` gets an
-    organization's id, and the bytes of each claim.
+    Before a process puts the messages of a request, it writes a claim of the request's key to the log. If this takes
+    longer than `append_timeout_ms`, the process does not put the messages, because another process may take over the
+    key. `check_room` is called with an organization's id, and raises StorageFull if the organization may not store more
+    bytes. `count` is called with an organization's id and the bytes of each claim.
     """
 
     def __init__(
@@ -131,9 +132,10 @@ class Idempotency:
         return await self._append(held, puts, await self._find(held, puts))
 
     async def _claim(self, digest: bytes, mine: PutClaimed) -> Claim:
-        """Append a claim: an event by which a request reserves an Idempotency-Key. Return the claim that the key
-        belongs to now: the new claim, or an earlier one. Raises StorageFull if the organization may not store more
-        bytes, and ViewBehind if the new claim can't be read from Kafka yet.
+        """Append a claim: an event by which a request reserves an Idempotency-Key. Then return the valid claims of the
+        key. The `holder` among these claims is the new claim, or one that was earlier in the log. Raises StorageFull if
+        the organization may not store more bytes, and ShareUsed if the organization has used too many keys. Raises
+        LogUnavailable if Kafka did not acknowledge the claim, and ViewBehind if the claim can't be read from Kafka yet.
         """
         self._check_room(mine.organization_id)
         self._count(mine.organization_id, len(encode(mine)))
@@ -148,7 +150,7 @@ class Idempotency:
 
     async def _append(self, held: Claim, puts: Sequence[Put], found: Mapping[int, Stored]) -> list[Stored]:
         """Put the messages that are not stored yet."""
-        # A put must begin soon after its claim, so that no other process takes over the Idempotency-Key meanwhile.
+        # Put the messages only soon after the claim. Later, another process may take over the Idempotency-Key.
         if self._clock() - held.holder.at_ms > self._append_timeout_ms:
             raise LogUnavailable(
                 f"Over {self._append_timeout_ms / 1000:g} s have passed since this request stored its Idempotency-Key, "
@@ -162,7 +164,9 @@ class Idempotency:
         return [found.get(number) or Stored(put.id, put.name) for number, put in enumerate(puts)]
 
     async def _find(self, held: Claim, puts: Sequence[Put]) -> dict[int, Stored]:
-        """Return the messages of a request that the log has already, by their position in the request, from 0 on."""
+        """Return the messages of a request that are already stored in the log. Each key is the message's position in
+        the request, counted from 0.
+        """
         found: dict[int, Stored] = {}
         for claim in held.ids:
             wanted: dict[int, dict[str, int]] = {}
@@ -186,12 +190,12 @@ class Idempotency:
 
 
 def _taking_over(held: Claim, mine: PutClaimed) -> PutClaimed:
-    """Return the claim with which this request takes an Idempotency-Key over from an earlier request. A claim is the
+    """Return a claim with which this request takes over an Idempotency-Key from an earlier request. A claim is the
     event that a request writes before it puts its messages.
 
     If the message ids of the earlier request are less than IDS_KEPT_MS old, the new claim keeps these ids. If both
-    requests store a message, the two copies then have the same id. Otherwise, the new claim has new ids: an id contains
-    a time, and a search for an old id would read the whole log from that time on.
+    requests then store a message, the two copies have the same id. Older ids are replaced by new ids, because an id
+    contains a time, and a search for the id reads the log from that time on.
     """
     next_one: dict[str, Any] = {"number": held.holder.number + 1, "of": held.first.claim_id}
     if mine.at_ms - held.holder.ids_at_ms < IDS_KEPT_MS:

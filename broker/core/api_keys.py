@@ -12,7 +12,7 @@ from typing import Final
 
 from broker.core import events as ev
 
-# An expired API key that is not revoked stays listed for 30 days. Its organization's next new key then removes it.
+# An expired API key stays listed for 30 days. After that, the creation of another key in its organization removes it.
 EXPIRED_KEYS_KEPT_MS: Final = 30 * 86_400_000
 
 
@@ -22,7 +22,8 @@ class ApiKey:
 
     The key may be restricted to the queues in `queue_ids`; None means all queues. The key is invalid from
     `expires_at_ms` on; None means that it does not expire. `last_used_at_ms` is the time of the newest recorded use of
-    the key; None if no use is recorded. Usually, the real newest use of the key is less than 1.5 hours later.
+    the key; None if no use is recorded. Not every use is recorded, so the key may have been used again after this time,
+    usually less than 1.5 hours after it.
     """
 
     id: str

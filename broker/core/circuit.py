@@ -33,11 +33,12 @@ class State(Enum):
 
 
 class Circuit:
-    """The circuit breaker of one listener. While it is open, no attempt begins, and the listener gets only probes.
+    """The circuit breaker of one listener. While the circuit breaker is open, the listener gets only probes, and no
+    attempts.
 
-    `allowance` is the most attempts that may be in flight at the same time; None means no limit. `down_since_ms` is the
-    time at which the listener went down; 0 if it is not down. After a successful probe, the listener still counts as
-    down until an attempt ends without a fault of the listener.
+    `allowance` is the largest number of attempts that may run at the same time; None means no limit. `down_since_ms` is
+    the time at which the listener went down; 0 if it is not down. After a successful probe, the listener still counts
+    as down until an attempt ends without a fault of the listener.
     """
 
     __slots__ = ("allowance", "down_since_ms", "faults", "probe_at_ms", "relapses", "state")
@@ -45,22 +46,22 @@ class Circuit:
     def __init__(self) -> None:
         self.state = State.CLOSED
         self.faults = 0
-        # `relapses` counts how often failed attempts after a successful probe have opened the circuit breaker again.
-        # `relapses` becomes 0 after a failed probe, in trip(), and when the circuit breaker closes.
+        # `relapses` counts the probes that succeeded, but whose following attempts opened the circuit breaker again.
+        # `relapses` is set to 0 after a failed probe, in trip(), and when the circuit breaker closes.
         self.relapses = 0
         self.probe_at_ms = self.down_since_ms = 0
         self.allowance: int | None = None
 
     @property
     def alive(self) -> bool:
-        """Whether the circuit breaker is open although the listener's newest probe succeeded: attempts after the probe
-        have failed.
+        """Whether the circuit breaker is open because attempts have failed, although the listener's newest probe
+        succeeded before these attempts.
         """
         return self.state is State.OPEN and self.relapses > 0
 
     def succeeded(self) -> None:
-        """Tell the circuit breaker that an attempt ended without a fault of the listener: the listener accepted the
-        message, or the attempt failed for another reason.
+        """Tell the circuit breaker that an attempt ended without a fault of the listener: the listener answered with a
+        status below 500.
         """
         self.faults = 0
         if self.state is State.PROBATION and self.allowance is not None:
@@ -72,9 +73,10 @@ class Circuit:
     def failed(self, at_ms: int, *, new: bool = False) -> bool:
         """Tell the circuit breaker that an attempt failed through a fault of the listener.
 
-        Return whether this failure opened the circuit breaker. Usually, TRIP_AFTER failures in a row open it.
-        TRIP_AFTER_NEW are enough shortly after a successful probe, and if `new` is true: this worker has got no answer
-        with a status below 500 from the listener yet, or none since the listener was last down.
+        Return whether this failure opened the circuit breaker. Usually, TRIP_AFTER failures in a row open it. Shortly
+        after a successful probe, TRIP_AFTER_NEW failures in a row are enough. They are also enough if `new` is true:
+        since the listener's creation, or since it was last down, this worker has got no answer with a status below 500
+        from the listener.
         """
         self.faults += 1
         most = TRIP_AFTER_NEW if new or self.state is State.PROBATION else TRIP_AFTER
@@ -101,15 +103,15 @@ class Circuit:
 
     def probed(self, *, alive: bool, at_ms: int, interval_ms: int) -> bool:
         """Tell the circuit breaker the result of a probe. `alive` says whether the probe succeeded. Return True if
-        attempts to the listener start again because of this probe. After a failed probe, the next probe follows
-        `interval_ms` later.
+        attempts to the listener start again because of this probe. `interval_ms` is the wait before the next probe if
+        this probe failed.
         """
         if self.state is not State.OPEN:
             return False
         if alive:
             self.state, self.allowance, self.faults = State.PROBATION, PROBATION_FIRST, 0
             return True
-        # After a failed probe, count again from 0 how often attempts fail after a good probe.
+        # A failed probe resets the count of failures after successful probes.
         self.relapses = 0
         self.probe_at_ms = at_ms + interval_ms
         return False

@@ -46,8 +46,8 @@ class Kind(Enum):
 
 
 class State:
-    """The state of one delivery in a worker's memory. There is one State object for each kind of state, which all
-    deliveries share. A kind of state with data for each delivery has a subclass instead.
+    """The state of one delivery in a worker's memory. Most kinds of state have one State object, which all deliveries
+    share. For the kinds with data about the delivery (Waiting and Leaving), each delivery gets an object of a subclass.
     """
 
     __slots__ = ("kind",)
@@ -119,7 +119,7 @@ MEANS: Final[Mapping[Kind, str]] = {
 }
 
 # The permitted transitions between the states of a delivery: for each state, the next states with their conditions.
-# A transition to DROPPED has no condition here. The text for DROPPED in MEANS says when it happens.
+# Transitions to DROPPED have empty texts here: the text of DROPPED in MEANS says when these transitions happen.
 NEXT: Final[Mapping[Kind, Mapping[Kind, str]]] = {
     Kind.MISSING: {
         Kind.READY: "the message is read",
@@ -205,9 +205,9 @@ class Decision(Enum):
     # SET_ASIDE: the attempt failed, and the topic `outstanding` holds the delivery until its next attempt.
     SET_ASIDE = "set aside"
     PARK = "park"  # the attempt failed, and the delivery is parked: it has no attempts or no time left
-    # PUT_OFF: no thread was free for the DNS look-up, so the worker made no attempt. It tries again after `put_off_ms`.
+    # PUT_OFF: no thread was free for the DNS look-up, so no attempt was made. It is made after `put_off_ms`.
     PUT_OFF = "put off"
-    # AWAY: no client takes messages from the tunnel. The attempt does not count. The next one follows a good probe.
+    # AWAY: the tunnel has no client, so this attempt does not count. The next attempt follows a successful probe.
     AWAY = "away"
     # AGAIN: the listener had closed the idle connection, so this attempt does not count. The delivery is ready again.
     AGAIN = "again"
@@ -217,8 +217,8 @@ class Decision(Enum):
 class Verdict:
     """The decision about what follows an attempt, and when.
 
-    `fault` says that the listener is to blame: its circuit breaker then counts the attempt as a failure. `slow_down`
-    says that the listener is overloaded.
+    If `fault` is true, the listener's circuit breaker counts the attempt as a failure of the listener. If `slow_down`
+    is true, the listener is overloaded.
     """
 
     decision: Decision
@@ -252,8 +252,9 @@ class Failure:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
     """The facts about a delivery from which judge() decides what follows its current attempt. `number` is the number of
-    the current attempt; after a redrive, it counts from 1 again. The delivery's age counts from `since_ms`: the time of
-    its first attempt or of its last redrive, whichever is later.
+    the current attempt. The delivery's age counts from `since_ms`, the time of its first attempt. For a delivery in the
+    topic `outstanding`, a redrive restarts both: `number` counts from 1 again, and `since_ms` is the time of the
+    redrive.
     """
 
     number: int
@@ -277,10 +278,10 @@ def judge(
 ) -> Verdict:
     """Decide what follows an attempt that was not accepted.
 
-    If the attempt counts, and the delivery has no attempts or no time left, the delivery is parked. Usually, a delivery
-    with further attempts waits in memory. It waits in the topic `outstanding` in three cases: it came from there, other
-    deliveries need its memory, or its next attempt is due at least `set_aside_after_ms` after its first one. `jitter`
-    is a random number in [0, 1).
+    If the attempt does not count, the decision is PUT_OFF, AGAIN or AWAY. Otherwise, the delivery is parked if it has
+    no attempts or no time left. If it is not parked, it usually waits in memory for its next attempt. It waits in the
+    topic `outstanding` in three cases: it came from this topic, other deliveries need its memory, or the next attempt
+    is due at least `set_aside_after_ms` after the first one. `jitter` is a random number in [0, 1).
     """
     status, error = failure.status, failure.error
     if not failure.tried:
@@ -288,7 +289,7 @@ def judge(
     if error == "closed" and failure.stale and not history.again:
         return AGAIN
     if failure.tunnel and (not failure.connected or status == TUNNEL_AWAY or error == "garbage"):
-        # No connection: the API process has probably ended. Error "garbage": another program answered at its address.
+        # The tunnel has no client, or its API process has ended: nothing or another program ("garbage") answers there.
         return AWAY
     due_ms = next_at_ms(
         policy,

@@ -11,9 +11,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     """The base class of events: facts that were recorded in the log.
 
     `actor` is `key:<id>`, `account:<id>`, `worker` or `shell`; it is empty in `volume.recorded`, and in some events of
-    the first versions. While the disk of the embedded Kafka is nearly full, the API records only events of classes with
-    `urgent` set. Most of these events revoke a right or end some work. A sign-in is urgent, too, because a person must
-    sign in before causing such an event. If even less space is free, the API records no event.
+    the first versions. If the disk of the embedded Kafka is nearly full, the API records only events whose class sets
+    `urgent` to True. Most of these events revoke a right or end some work. A sign-in is also urgent, because a person
+    must sign in before revoking or ending anything. If even less space is free, the API records no event.
     """
 
     urgent: ClassVar[bool] = False

@@ -11,12 +11,12 @@ from typing import Final
 
 FIRST: Final = 8
 _DECREASE: Final = 0.5
-# A listener's limit on concurrent attempts is halved at most once in this time.
+# A listener's limit on concurrent attempts is halved at most once in 1 second.
 # Answers just after the limit was halved belong to earlier attempts, so they must not halve the limit again.
 _DECREASE_PAUSE_MS: Final = 1_000
-# A worker whose event loop is over 1 ms late on average starts fewer attempts to slow and failing listeners.
+# If a worker's event loop is over 1 ms late on average, it starts fewer attempts to slow and failing listeners.
 LATE_S: Final = 0.001
-# A worker that waited for a CPU for over 5 % of a tick (50 ms) starts fewer attempts to slow and failing listeners.
+# If a worker waited for a CPU for over 5 % of the last 50 ms, it starts fewer attempts to slow and failing listeners.
 WAITED_MAX: Final = 0.05
 GATE_LEAST: Final = 2
 GATE_MOST: Final = 512
@@ -53,7 +53,9 @@ class Flow:
             self.limit = int(self._exact)
 
     def resize(self, max_in_flight: int) -> None:
-        """Set another `max_in_flight`, because the listener's setting or this worker's partitions have changed."""
+        """Change `max_in_flight`, because the listener's setting, or the part of it that this worker may use, has
+        changed.
+        """
         self.max_in_flight = max_in_flight
         self._exact = min(self._exact, float(max_in_flight))
         self.limit = int(self._exact)
@@ -89,9 +91,9 @@ class Pace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """The part of a listener's limits that one worker may use: all workers together must keep the limits. `partitions`
-    is the fraction of all partitions that the worker owns. `workers` is the number of workers, and `rank` the number of
-    this worker among them, counted from 0.
+    """The part of a listener's limits that one worker may use, so that all workers together keep the limits.
+    `partitions` is the fraction of all partitions that the worker owns. `workers` is the number of workers, and `rank`
+    the number of this worker among them, counted from 0.
     """
 
     partitions: float = 1.0
@@ -124,8 +126,8 @@ class Gate:
     def tick(self, late_s: float, *, waited: float) -> int:
         """Return how many attempts to slow and failing listeners may begin now.
 
-        `late_s` is by how many seconds the event loop was late on average since the previous call. `waited` is the part
-        of this time, from 0 to 1, in which the worker had work but no processor.
+        `late_s` is the average delay of the event loop since the previous call, in seconds. `waited` is the part of the
+        time since then, from 0 to 1, in which the worker had work but no processor.
         """
         if late_s > LATE_S or waited > WAITED_MAX:
             self._exact = max(GATE_LEAST, self._exact * _GATE_DECREASE)
@@ -135,7 +137,7 @@ class Gate:
 
 
 def fair_share(total: int, *, used: int, wanting: int, least: int) -> int:
-    """Return how much of a total each of `wanting` participants gets. Other participants already use `used` of the
-    total. Each of the `wanting` participants gets an equal part of the rest, and at least `least`.
+    """Return how much of a total each of `wanting` participants gets: an equal part of what other participants have
+    left, but at least `least`. The other participants use `used` of the total.
     """
     return max(least, (total - used) // max(wanting, 1))

@@ -20,7 +20,8 @@ from broker.core.replays import started
 
 class Story:
     """The rule that tells which events belong to the history of one message. If `whole` is true, the caller reads all
-    events since the message's put. If it is false, earlier events may be missing.
+    events since the message was put. If `whole` is false, the caller may lack the first of these events. The rule then
+    accepts an event in case of doubt.
     """
 
     def __init__(self, *, whole: bool) -> None:
@@ -30,12 +31,12 @@ class Story:
         self._whole = whole
 
     def tells(self, event: Event) -> bool:
-        """Return whether an event that the filter has accepted belongs to the message's history. Call this for all
-        events in their order.
+        """Return whether an event belongs to the message's history. The caller must pass all events that may belong to
+        the history, in the order of the log.
 
-        Return False in two cases. One is a redrive of all deliveries of a listener, if no delivery of this message to
-        the listener was retrying or parked at that time. The other is a cancellation of a listener's redrives, if no
-        redriven delivery of this message waited for an attempt.
+        Return False for two kinds of events. The first is a redrive of all deliveries of a listener, if this message's
+        delivery to the listener was not retrying or parked. The second is a cancellation of a listener's redrives, if
+        this message's delivery to the listener did not wait for an attempt after a redrive.
         """
         if isinstance(event, DeliveriesSettled | DeliveryAttempted):
             self._owed[event.listener_id] = isinstance(event, DeliveryAttempted) and event.outcome != "delivered"
@@ -51,9 +52,8 @@ class Story:
         return True
 
     def doubted(self, event: Event) -> str | None:
-        """Return the id of the event's listener if the caller must check whether this listener belongs to the message's
-        queue. Only then does the event belong to the message's history. Return None if the event belongs to it in any
-        case.
+        """Return the event's listener id if the event belongs to the message's history only when this listener belongs
+        to the message's queue. The caller must check that. Return None if no check is needed.
         """
         if isinstance(event, ListenerRedriven) and event.message_ids:
             return None

@@ -25,8 +25,8 @@ from typing import Final, Generic, TypeVar
 
 from broker.core.cursor import OPEN_MAX, Cursor
 
-# If a listener can't take new messages of a partition, remember the offsets of the first 32 for a later read.
-# From the 33rd of these messages on, all records must be searched for the listener's messages.
+# If a listener can't take new messages of a partition yet, such as while it is paused, remember the first 32 offsets.
+# The offsets of further messages are not remembered: all later records must be searched for the listener's messages.
 BEHIND_MAX: Final = 32
 
 D = TypeVar("D")
@@ -35,9 +35,9 @@ D = TypeVar("D")
 class Window(Generic[D]):
     """The deliveries of one partition's messages to one listener, as a worker knows them.
 
-    `open` maps a message's offset to its delivery until the delivery is delivered, parked, cancelled or moved to the
-    topic `outstanding`. `missing` has the offsets in `open` whose messages are not in memory, and must be read again.
-    The listener gets no message below the offset `begin`.
+    `open` maps the offset of a message to its delivery. The item is removed when the delivery is delivered, parked,
+    cancelled or moved to the topic `outstanding`. `missing` has the offsets in `open` whose messages are not in memory,
+    and must be read again from Kafka. The listener gets no message below the offset `begin`.
     """
 
     __slots__ = ("begin", "behind", "missing", "open", "scan_from")
@@ -50,9 +50,10 @@ class Window(Generic[D]):
         self.missing: set[int] = set()
 
     def restore(self, cursor: Cursor, tail: int, opened: Iterable[tuple[int, D]]) -> None:
-        """Restore a listener's deliveries in a partition from its stored progress `cursor`. `opened` has a delivery for
-        each offset that the cursor lists as open. The listener gets further messages from the cursor's `top` on. `tail`
-        is the offset up to which this worker has read new messages, or the end offset of a replay.
+        """Restore a listener's deliveries in a partition from its committed progress `cursor`. `opened` has the offset
+        and the delivery of each message in `cursor.open`. The messages from `cursor.top` on follow. `tail` is the
+        offset up to which this worker has read new messages, or the end offset of a replay: if `cursor.top` is below
+        `tail`, older messages must be read first.
         """
         self.open = dict(opened)
         self.missing = set(self.open)
@@ -66,24 +67,25 @@ class Window(Generic[D]):
         return self.scan_from is None and not self.behind
 
     def idle(self, tail: int) -> bool:
-        """Return whether the listener has no open delivery and no unread message in this partition below `tail`, the
-        offset of the next new message. Return False if the listener starts at an offset above `tail`.
+        """Return whether the listener has nothing left to do in this partition: no open delivery, and no unread message
+        below `tail` (the offset of the next new message). Return False if the listener starts at an offset above
+        `tail`.
         """
         return not self.open and not self.behind and self.scan_from is None and self.begin <= tail
 
     @property
     def full(self) -> bool:
-        """Whether the listener has as many open deliveries in this partition as the metadata of a committed offset can
-        list.
+        """Whether the listener has 512 or more open deliveries in this partition: the metadata of a committed offset
+        can't list more than 512.
         """
         return len(self.open) >= OPEN_MAX
 
     def seen(self, offset: int, delivery: D | None) -> bool:
-        """Process a new message of this listener's queue, and return whether its delivery begins now.
+        """Process a new message of this listener's queue. Return True if the delivery of the message begins now.
 
-        The delivery begins if `delivery` is given, and the listener waits for no older message. Otherwise, the message
-        is read again later. `delivery` is None if the listener has no room for the message, or is paused. A message
-        below the listener's start is ignored.
+        The delivery begins if `delivery` is given, and the listener waits for no older message. Pass None as `delivery`
+        if the listener has no room for the message, or is paused. If the delivery does not begin, the message is read
+        again later. A message below the listener's start offset is ignored.
         """
         if offset < self.begin or self.scan_from is not None:
             return False
@@ -126,10 +128,10 @@ class Window(Generic[D]):
         """Record that a catch-up reader (a reader of older messages) has searched the offsets [start, end) for this
         listener's messages.
 
-        The next search begins at `end`. If `end` is at or after `tail`, the offset of the next new message, no further
-        search is needed. `behind` has the messages that the listener must get first. Until they were taken, this call
-        changes nothing. If the log lacks the first of these messages, call gone() with its offset: until then,
-        may_take() allows no later message.
+        The next search begins at `end`. If `end` reaches `tail`, the offset of the next new message, no further search
+        is needed. While `behind` has offsets of messages that the listener must get first, this call changes nothing.
+        If the message at the first of these offsets is missing in the log, call gone(): until then, may_take() allows
+        no later message.
         """
         if self.scan_from is not None and not self.behind and start <= self.scan_from:
             self.scan_from = max(self.scan_from, end)
@@ -145,15 +147,15 @@ class Window(Generic[D]):
 
     def scan(self, offset: int) -> None:
         """Record that all records from this offset on must be searched for the listener's messages, because this worker
-        does not know their offsets. Do nothing if the start of a search is recorded already.
+        does not know the offsets of these messages. Do nothing if such a search is recorded already.
         """
         if self.scan_from is None:
             self.scan_from = max(offset, self.begin)
 
     def within(self, first: int, last: int) -> tuple[list[int], int | None]:
-        """Return the offsets from `first` to `last` whose messages must be read again for the listener. Also return the
-        offset from which all records must be searched for the listener's messages. This second value is None if that
-        offset is not from `first` to `last`, or if no search is needed.
+        """Return two values about the offsets from `first` to `last`. The first value lists the offsets whose messages
+        must be read again for the listener. The second value is the offset from which all records must be searched for
+        the listener's messages; None if no search begins in this range.
         """
         own = sorted(offset for offset in (*self.missing, *self.behind) if first <= offset <= last)
         begin = self.scan_from
@@ -183,8 +185,9 @@ class Window(Generic[D]):
         return self.open.pop(offset, None)
 
     def top(self, tail: int) -> int:
-        """Return the offset below which the listener has taken all its messages: the delivery of each is open or
-        settled. `tail` is the offset of the next new message.
+        """Return the offset below which the listener has taken all its messages. The deliveries of these messages are
+        open or settled (delivered, parked, cancelled or moved to the topic `outstanding`). `tail` is the offset of the
+        next new message.
         """
         if self.behind:
             return self.behind[0]

@@ -47,9 +47,9 @@ class Shared:
     tuning: Tuning
     retain_s: int | None
     count: Count | None  # adds to an organization's stored bytes
-    # `run` starts a background task, and ends the worker if the task fails.
+    # The function `run` starts a background task. If the task fails, the worker ends.
     run: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
-    # An assignment calls `lost` when Kafka answers that the worker is no longer a member of the consumer group.
+    # An assignment calls the function `lost` if Kafka answers that the worker is no longer in the consumer group.
     lost: Callable[[Assignment], None]
 
 
@@ -81,7 +81,7 @@ class Assignment:
         self.ended_listeners = EndedListeners(cursors, shared.view, self.checkpoints, *owned, tuning)
         self.replay_progress = ReplayProgress(log.control.append, self.partitions, dispatchers, outstanding, tuning)
         self.retention = Retention(log, cursors, shared.view, *owned, shared.retain_s, fence.assure, tuning)
-        # Dispatchers use the following attributes, which the typing.Protocol `Assigned` (dispatch/stream.py) declares.
+        # Dispatchers use the attributes below, which the typing.Protocol `Assigned` in dispatch/stream.py declares.
         self.known_changes = self.changes.known
         self.touched = self.checkpoints.touched
         self.changed = self.checkpoints.changed
@@ -113,8 +113,8 @@ class Assignment:
         self.loops = {self._shared.run(loop()) for loop in loops}
 
     async def pause(self) -> None:
-        """Cancel the loops that serve the assigned partitions, and wait until the loops have ended. Attempts are not
-        stopped: those in flight continue, and new attempts can begin.
+        """Cancel the loops that serve the assigned partitions, and wait until the loops have ended. Running attempts
+        continue, and new attempts can still begin.
         """
         for task in self.loops:
             task.cancel()
@@ -146,8 +146,9 @@ class Assignment:
             raise
 
     def delivers(self, number: int, dispatcher: Dispatching) -> bool:
-        """Return whether this worker delivers this partition's messages to the listener. That is so if the partition is
-        in this assignment and the listener's committed offset is loaded, even while the listener is paused or down.
+        """Return True if this assignment has the partition, and has loaded the listener's committed offset on this
+        partition. Then this worker delivers the partition's messages to the listener, unless the listener is paused or
+        down.
         """
         partition = self.partitions.get(number)
         return not self._dropped and partition is not None and partition.placed(dispatcher)
@@ -214,9 +215,9 @@ class Assignment:
         task.add_done_callback(self.leaving.discard)
 
     async def _set_aside_now(self, delivery: Delivery, event: KeptDelivery) -> None:
-        """Write the delivery to the topic `outstanding`. After that, the listener's committed offset may pass the
-        message. If the message was deleted, cancel the delivery instead. If the delivery was dropped before the write,
-        do nothing.
+        """Write the delivery to the topic `outstanding`. After the write, the message no longer holds back the
+        listener's committed offset. If the message was deleted, cancel the delivery instead. If the delivery was
+        dropped before the write, do nothing.
         """
         dispatcher = delivery.stream.dispatcher
         if self.known_changes and self.changes.deleted(delivery):

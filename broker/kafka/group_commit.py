@@ -33,8 +33,8 @@ from broker.ports import Acknowledged, BuildRecord
 
 log = logging.getLogger(__name__)
 
-# After a batch with three or more puts, wait 4 ms before the next batch to the same broker, so that the batch fills.
-# If all brokers are late with acknowledgements, do not wait these 4 ms.
+# After a batch with three or more puts, the same broker gets no batch for 4 ms, so that the next batch can fill.
+# If all brokers are late with acknowledgements, there is no such wait of 4 ms between batches.
 PAUSE_S: Final = 0.004
 # Wait PAUSE_S only after a batch with at least three puts. A put of several messages counts as one put.
 _COMPANY: Final = 3
@@ -95,7 +95,7 @@ class GroupCommit:
         self.in_doubt = self.refused = self.batches = 0
         self.waiting = self.waiting_bytes = 0
         self._unkeyed = AppendQueue()
-        # By partition: the waiting messages that must go to this partition, for example because of their ordering key.
+        # The waiting messages that must go to a certain partition, such as those with an ordering key; by partition.
         self._keyed: dict[int, AppendQueue] = {}
         self._under_way: dict[int, _Batch] = {}  # record batches in flight, by partition
         self.suspects: set[int | None] = set()  # brokers with a late batch
@@ -110,8 +110,8 @@ class GroupCommit:
         self._look_again_s = 0.0
         self._waiting_max = self._most = waiting_max
         self._refusal: str | None = None
-        # True if the newest batch had no room for a group of messages that may go to any partition.
-        # If this is True, fill the next batch first with messages that may go to any partition.
+        # True if the newest batch had no room for a whole group of messages that may go to any partition.
+        # If True, the next batch first takes messages that may go to any partition, so that this group comes first.
         self._left_out = False
 
     def start(self) -> None:
@@ -153,7 +153,8 @@ class GroupCommit:
         self, build: BuildRecord, *, ordering_key: str | None = None, size: int = 0
     ) -> Awaitable[tuple[int, int]]:
         """Append a message, and return an awaitable of its (partition, offset). The awaitable raises LogUnavailable if
-        the message was not sent in time, and InDoubt if it was sent and may have been stored.
+        the message was not sent in time, and was therefore not stored. It raises InDoubt if the message was sent, and
+        may have been stored.
 
         Raises LogUnavailable immediately while Kafka does not acknowledge writes, or while too many messages wait.
         Raises DiskNearlyFull immediately while the disk is nearly full.
@@ -165,9 +166,9 @@ class GroupCommit:
     def append_for(
         self, writer: Acknowledged, build: BuildRecord, *, ordering_key: str | None = None, size: int = 0
     ) -> None:
-        """Append a message, and give the result to the object `writer`. The result is the message's (partition,
-        offset), or an error. The error is LogUnavailable if the message was not sent in time, and InDoubt if it was
-        sent and may have been stored.
+        """Append a message, and give the object `writer` the result: the message's (partition, offset), or an error.
+        The error is LogUnavailable if the message was not sent in time, and InDoubt if it was sent and may have been
+        stored.
 
         Raises LogUnavailable immediately while Kafka does not acknowledge writes, or while too many messages wait.
         Raises DiskNearlyFull immediately while the disk is nearly full.
@@ -240,15 +241,15 @@ class GroupCommit:
         task.add_done_callback(self._tasks.discard)
 
     async def _run(self) -> None:
-        """Send record batches until the task is cancelled. Whenever a message arrives or a broker can get its next
-        batch, send as many batches as possible now.
+        """Send record batches until the task is cancelled. Send as many batches as possible whenever a message arrives,
+        a broker has acknowledged its batch, or a broker's pause between batches ends.
         """
         while True:
             await self._wake.wait()
             self._wake.clear()
             while (chosen := self._choose_partition()) >= 0:
                 items, batch = self._next_batch(chosen)
-                # `batch` is None if no message is left to send, for example because all callers have stopped waiting.
+                # If no message is left to send, `batch` is None: for example, all callers may have stopped waiting.
                 if batch is not None:
                     self._begin(chosen, items, batch)
 
@@ -315,7 +316,7 @@ class GroupCommit:
                     continue
                 if item.together is not None:
                     if not item.together.add_to(batch, items, partition):
-                        # If a batch has no room for all messages of a group, later batches take the rest.
+                        # Later batches take the messages of the group that do not fit into this batch.
                         self._left_out = waiting is self._unkeyed
                         break
                     self._pop(waiting)
@@ -338,15 +339,15 @@ class GroupCommit:
     def _choose_partition(self) -> int:
         """Return the partition that gets the next record batch. Return -1 if no batch can be sent now.
 
-        If a waiting message must go to a certain partition, for example because of its ordering key, choose this
-        partition first. Otherwise, the partitions take turns.
+        Prefer a partition to which a waiting message must go, for example because of its ordering key. Otherwise, the
+        partitions take turns.
         """
         if not (self._keyed or self._unkeyed):
             return -1
         if trusted := self._trusted():
             resting = self._resting.union(batch.leader for batch in self._under_way.values() if not batch.late)
             usable = [one for one in trusted if self._leader(one) not in resting] if resting else trusted
-        # If all brokers are late with acknowledgements, have no more than two batches in flight.
+        # If all brokers are late, send another batch only while fewer than two batches are unacknowledged.
         elif len(self._under_way) < _IN_DOUBT_MAX:
             usable = self._led()
         else:

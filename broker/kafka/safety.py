@@ -93,8 +93,8 @@ def _acknowledgements(kafka: KafkaSettings) -> Iterator[str]:
 
 
 def problems(kafka: KafkaSettings, topics: Topics, cluster: Cluster) -> list[str]:
-    """Return everything that must change before this cluster is safe for the log. Return an empty list if nothing must
-    change. Settings that Kafka does not let this user read are not checked.
+    """Return a text for each thing that must change before this cluster is safe for the log. Return an empty list if
+    nothing must change. Settings that Kafka does not let this user read are not checked.
 
     If the topics exist, a broker that is down is no problem, because its replicas still count.
     """
@@ -172,7 +172,7 @@ def _holds(setting: str, wanted: str, now: str) -> bool:
     match setting:
         case "min.insync.replicas" | "max.message.bytes":
             return int(now) >= int(wanted)
-        # The size of segments need not be checked, because the size only decides how soon Kafka compacts the topic.
+        # The size of segments is not checked: it only decides how soon Kafka compacts the topic, so any size is safe.
         case "segment.bytes":
             return True
         case "flush.messages":

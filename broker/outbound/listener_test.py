@@ -48,7 +48,7 @@ class ListenerTest(NamedTuple):
     url: str  # with secrets hidden
 
     def event(self, fields: Fields, listener: Listener) -> ListenerTested:
-        """Return the event that stores this result. `fields` are the event's time, organization and author.
+        """Return the event that stores this result. `fields` has the event's time, organization, author and request id.
 
         The events of all tests of a listener have the same partition.
         """

@@ -66,8 +66,8 @@ async def ask(
     """Send one HTTP request to an allowed address of the target, and return the answer. If no answer comes, the result
     has an error and no status.
 
-    With `keeps`, the result also has the answer's first bytes, in `received`. The function then waits until the body of
-    the answer ends, but at most one second.
+    If `keeps` is true, the field `received` of the result has the first bytes of the answer. For these bytes, the
+    function waits until the answer's body ends, but at most one second.
     """
     once = _SingleRequest(keeps=keeps)
     try:

@@ -44,15 +44,16 @@ def command(options: Options, organization: str | None, name: str | None, email:
     """Create an organization and an API key with all scopes for it, and print the key. The organization's name and ID
     are shown on stderr. Save the key: it is not stored anywhere.
 
-    If the operator has already created organizations, the command creates only a further key, for the oldest of them.
-    With --name or --email, it chooses the oldest with this name or this member, and creates one if there is none. For
-    an organization that was registered over HTTP, give its ID with --organization.
+    If the operator has already created an organization, the command creates only another key, for the oldest such
+    organization. With --name or --email, it chooses the oldest organization with this name or this member. If there is
+    no such organization, the command creates one. For an organization that was registered over HTTP, give its ID with
+    --organization.
 
-    With --email, the account becomes a member of the organization. A missing account is created. The password of an
-    existing account is checked. Set the password in EVERPUT_PASSWORD or EVERPUT_PASSWORD_FILE, or type it when asked.
+    With --email, the account with this address becomes a member of the organization. If there is no such account, it is
+    created. Set the account's password in EVERPUT_PASSWORD or EVERPUT_PASSWORD_FILE, or type it when asked.
 
     Without --kafka, the command uses the Kafka of the `everput serve` that runs on --data-dir. With --kafka, it also
-    creates missing topics. Nobody can register over HTTP before this command or the first start of `everput serve` has
+    creates missing topics. Nobody can register over HTTP until this command, or the first start of `everput serve`, has
     created an organization.
     """
     if organization is not None and name is not None:

@@ -45,16 +45,16 @@ def command(options: Options, admin: Sequence[str]) -> None:
     """Read the whole log, and show each inconsistency in a line: at most 100 lines, and then the number of
     inconsistencies. The exit code is 1 if there is an inconsistency.
 
-    The command checks these things: a message's ID fits the message's partition and time. Each item that an event
-    names, such as a queue, a listener or a message, was created by another event. Versions, times, the results of
-    attempts and the committed offsets of listeners are right. No offsets are missing. The copies on all brokers are
-    equal.
+    The command checks that the ID of each message fits the message's partition and time. It checks that each item named
+    by an event, such as a queue, a listener or a message, was created by another event. It checks versions, times, the
+    results of attempts, and the committed offsets of listeners. It also checks that no offsets are missing, and that
+    the copies on all brokers are equal.
 
-    With --admin, it compares the state of each running process with the log. Processes whose version of Everput has
-    other fields are not compared. Without --kafka, it also checks the index files of the embedded Kafka.
+    With --admin, the command compares the state of each running process with the log. Processes whose version of
+    Everput has other fields are not compared. Without --kafka, it also checks the index files of the embedded Kafka.
 
-    Some values occur only once in the log, such as the data of a message. Only the checksum of the record batch shows
-    that such a value was changed.
+    Some values, such as the data of a message, occur only once in the log. Only the checksum of their record batch can
+    show that such a value was changed.
     """
     logs.set_up("verify", "warning" if options.log_level == "info" else options.log_level)
     states = {f"{url} {name}".strip(): state for url in admin for name, state in _ask(url).items()}

@@ -66,8 +66,8 @@ class View:
     def show(self, put: int, rows: Sequence[Row], *, now: bool = False) -> None:
         """Show the current counts of messages.
 
-        On a terminal, update the table. Otherwise, print a line at most every PLAIN_EVERY_S seconds, or immediately
-        with `now`.
+        On a terminal, update the table. Otherwise, print a line if `now` is true, or if the last such line was printed
+        at least PLAIN_EVERY_S seconds ago.
         """
         if self._live is not None:
             self._live.update(self._table(put, rows), refresh=True)

@@ -109,8 +109,9 @@ def _export(folder: Path, made: Manifest, url: str, key: str) -> None:
 
 
 class _Writer:
-    """A writer that splits the events into files of limited size. A background thread writes a file while the next
-    events are read."""
+    """A writer that splits an organization's events into files of limited size. A background thread writes one file
+    while the events for the next file are read.
+    """
 
     def __init__(self, folder: Path, made: Manifest) -> None:
         self._folder = folder

@@ -25,7 +25,7 @@ from cli.listen.batches import failed_in, is_batch, notifications
 REVOKED: Final = 4401  # the WebSocket close codes of api/tunnel.py
 DELETED: Final = 4404
 TAKEN_OVER: Final = 4409
-# The most bytes of a text in the tunnel. There, a request of 8 MiB can take 16 MiB: each quote gets a backslash.
+# The largest WebSocket message that the client accepts. A request of 8 MiB can take 16 MiB as JSON, due to backslashes.
 TEXT_BYTES_MAX: Final = 32 << 20
 ANSWER_S: Final = 120.0  # the longest `timeout_ms` that a listener may have
 ALIVE_S: Final = 1.0
@@ -42,9 +42,9 @@ class Lost(Exception):
 class TunnelClient:
     """The client's end of one tunnel, which passes requests on to the local address `target`.
 
-    `on_event` is called with the name of each event and its fields: listening, disconnected or answered. `wants` is a
-    function that says whether a message is passed on. All other messages are accepted and dropped. If `wants` is None,
-    all messages are passed on.
+    `on_event` is called for each event, with the event's name (listening, disconnected or answered) and its fields.
+    `wants` is a function that says whether a message is passed on. All other messages are accepted and dropped. If
+    `wants` is None, all messages are passed on.
 
     A batch is passed on if `wants` returns True for at least one of its messages. The batch is never split, because its
     signature is for the whole batch.

@@ -24,25 +24,25 @@ from api.problems import Headers
 
 log = logging.getLogger(__name__)
 
-# If this many puts of a connection bypass ASGI and are unanswered, uvicorn handles the connection's next request.
+# If a connection has 32 unanswered puts that bypass ASGI, uvicorn handles the connection's next request.
 DIRECT_PUTS_MAX: Final = 32
 
 
 class DirectConfig(uvicorn.Config):
     """The configuration of a server.
 
-    `direct_puts` answers usual puts without ASGI. A put is usual if it is small and valid, and need not wait. If
+    The object `direct_puts` answers a put without ASGI if the put is small and valid, and need not wait. If
     `direct_puts` is None, uvicorn passes all requests to the ASGI application.
     """
 
     direct_puts: DirectPuts | None = None
-    # The headers that uvicorn adds to each answer: first as pairs, then encoded as lines of an HTTP head.
+    # The headers that uvicorn adds to each answer: as (name, value) pairs, and encoded as the lines of an HTTP head.
     default_lines: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")
 
 
 class _NoEvent:
-    """A replacement for the asyncio.Event that uvicorn sets when more of a request arrives. Nothing waits for this
-    event, because a put without ASGI has no task.
+    """A replacement for the asyncio.Event that uvicorn sets when more of a request arrives. A put without ASGI has no
+    task that could wait for the event, so set() does nothing.
     """
 
     def set(self) -> None:
@@ -91,13 +91,13 @@ class DirectPutProtocol(HttpToolsProtocol):
 
     config: DirectConfig
     # True while the head of a request arrives.
-    # on_header() ignores headers that come at another time: they are trailers, which may be dropped (RFC 9112, 7.1.2).
+    # on_header() drops trailers (headers after the body of a request), as RFC 9112, 7.1.2 permits.
     in_head = False
-    # The put that is arriving, if it may be answered without ASGI. None if no such put is arriving.
+    # The put that is arriving now, if it may be answered without ASGI; otherwise None.
     _candidate: DirectCycle | None = None
-    _before: Any = None  # the request before `_candidate`, if that request is unanswered; otherwise None
-    # The loop time at which the connection became idle after an answer without ASGI; 0.0 while a request arrives.
-    # _idle_since stays 0.0 after an answer by uvicorn, which closes idle connections by itself.
+    _before: Any = None  # the request before the arriving put, if that request has no answer yet; otherwise None
+    # If the connection is idle after an answer without ASGI: the loop time at which it became idle. Otherwise 0.0.
+    # After an answer by uvicorn, _idle_since stays 0.0, because uvicorn then closes the idle connection by itself.
     _idle_since = 0.0
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -105,7 +105,7 @@ class DirectPutProtocol(HttpToolsProtocol):
         self.unanswered: deque[DirectCycle] = deque()
 
     def begun(self) -> None:
-        """Do nothing. This method is called after uvicorn has begun to handle a request. A subclass can override it."""
+        """Do nothing. A subclass can override this method. It is called after uvicorn has begun to handle a request."""
 
     def close_if_idle(self) -> None:
         """Close the connection if its client has sent nothing for `timeout_keep_alive` seconds after a put that was
@@ -207,7 +207,7 @@ class DirectPutProtocol(HttpToolsProtocol):
             return
         self._before = None
         candidate.body = b""
-        # If two or more requests wait for answers, read no more from the connection, as uvicorn does.
+        # If two or more puts of this connection wait for answers, stop reading from the connection, as uvicorn does.
         if len(self.unanswered) > 1:
             self.flow.pause_reading()
 

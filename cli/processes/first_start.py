@@ -22,7 +22,7 @@ from broker.private_files import read_secret, remove_secret, write_secret
 
 ORGANIZATION: Final = "default"
 KEY: Final = "first"
-# The e-mail address of the console's first account, which is no person's. Its password is in the data directory.
+# The e-mail address of the account that the first start creates for the console. The data directory has its password.
 EMAIL: Final = "admin@everput.local"
 _PASSWORD_BYTES: Final = 15
 
@@ -41,8 +41,8 @@ async def new_key(
     becomes a member of the organization.
 
     `organization_id` is the ID of the key's organization. If it is None, the key is for the oldest organization that
-    the operator has created. If `name` is given, only an organization with this name is used. If `owner` is given, only
-    an organization of the owner's account is used. If there is no such organization, a new one is created.
+    the operator has created. With `name`, only organizations with this name are considered. With `owner`, only
+    organizations of the owner's account are considered. If no organization is left, a new one is created.
 
     Raises Refused if a value is not valid, and NotFound if no organization has the ID `organization_id`. Raises
     WrongPassword if the account exists and has another password, and AccountBlocked if it is blocked. Raises
@@ -115,6 +115,6 @@ async def first_start(control: ControlLog, view: DirectoryView, *, key_file: Pat
     organization = _of_the_shell(view)
     if organization is not None:
         accounts = AccountCommands(control, view)
-        # If the account has another password, do nothing: another server may have created the account.
+        # If another server has created the account with another password, do nothing, and keep that password.
         with contextlib.suppress(WrongPassword):
             await accounts.join((await accounts.check_password(EMAIL, password)).id, organization.id)

@@ -13,7 +13,7 @@ from typing import Final
 from broker.delivery.tuning import TUNED, Tuning
 
 _MINUTE_MS: Final = 60_000
-# A summary of skipped log lines counts at most this many different results, and all others as "other".
+# A summary of skipped log lines names at most 8 results (HTTP statuses or errors), and counts the rest as "other".
 _RESULTS_MAX: Final = 8
 
 
@@ -28,11 +28,12 @@ class LogRateLimit:
         self._left_out: Counter[str] = Counter()  # lines left out, by result
 
     def left_out(self, at_ms: int, result: object) -> str | None:
-        """Return the text to append to this log line: a summary of the lines that were left out before it. Return None
-        if this line must be left out, too.
+        """Return the text to append to this log line: a summary of the lines that were left out since the last written
+        line. Return None if this line must be left out, too.
 
-        `result` is the HTTP status or the error of the attempt. A summary says how many lines were left out, and how
-        many of them had each result. Examples: `left_out=43 left_out_results=503:40,timeout:3`, or `left_out=0`.
+        `result` is the HTTP status or the error of the attempt. The summary counts the lines that were left out, in all
+        and for each result: `left_out=43 left_out_results=503:40,timeout:3`. If no line was left out, it is
+        `left_out=0`.
         """
         minute = at_ms // _MINUTE_MS
         if minute != self._minute:

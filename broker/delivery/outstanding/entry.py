@@ -39,14 +39,14 @@ class OutstandingEntry:
     first_at_ms: int
     due_ms: int | None  # None if the delivery is parked
     queued_ms: int | None  # when the row is examined next
-    # `found` is 1 if the delivery was stored before this worker took the partition over, else 0.
-    # If `found` is 1, the delivery waits until the worker has read past its message for the listener: see may_leave().
+    # `found` is 1 if the delivery was stored in `outstanding` before this worker took the partition over, else 0.
+    # If `found` is 1, attempts wait until the worker has read beyond this message for the listener: see may_leave().
     found: int
     record: bytes | None  # the value of the Kafka record, kept only if the record's offset is unknown
     # `bare` is true if the delivery's record has no copy of the message's data, which is only in the topic `messages`.
-    # `bare` is UNREAD if the delivery is parked because its message, its update or earlier results can't be read.
+    # `bare` is UNREAD if the delivery is parked because its message, its update or its earlier results can't be read.
     bare: int = False
-    # A redrive changes `forgiven`, `since_ms` and `due_ms`. The fields `undo_…` hold the former values, for undo().
+    # A redrive changes `forgiven`, `since_ms` and `due_ms`. The fields `undo_…` keep the values before it, for undo().
     # If the delivery was not redriven since its newest attempt, `undo_forgiven` is None.
     undo_forgiven: int | None = None
     undo_since_ms: int = 0
@@ -83,7 +83,7 @@ class OutstandingEntry:
         """
         since = self.redrives
         if since == redrives.count or self.scheduled or not redrives.concern(self.message_id, since=since):
-            # If a cancelled redrive was not undone yet, do not change `redrives`: is_cancelled() needs this number.
+            # If a cancelled redrive is not undone yet, keep its number in `redrives`, for is_cancelled().
             if not self.is_cancelled(redrives):
                 self.redrives = redrives.count
             return False
@@ -94,8 +94,8 @@ class OutstandingEntry:
         return True
 
     def is_cancelled(self, redrives: Redrives) -> bool:
-        """Return whether the delivery is due only because of a redrive (a request to retry now), which was cancelled
-        before the next attempt.
+        """Return whether a redrive (a request to retry now) has made the delivery due, and was cancelled before the
+        next attempt.
         """
         return self.undo_forgiven is not None and self.redrives <= redrives.cancelled
 

@@ -26,9 +26,9 @@ BEGIN: Final = (-1, -1)
 LAST_OFFSET: Final = (1 << 63) - 1  # the highest offset that a Kafka partition can have
 
 # The column `queued_ms` holds the time at which the worker must examine the delivery next.
-# `queued_ms` is null if the delivery is parked, or is with its dispatcher, or waits for an earlier one of its key.
+# `queued_ms` is null if the delivery is parked, its dispatcher has it, or an earlier one of its key must go first.
 # The column `waits` is true if the delivery is counted as waiting: it is not parked, and its `deliver_at` has come.
-# For each of the conditions _ATTEMPTED, _HAS_KEY, _WAITING and _SCHEDULED, SQLite indexes the rows that meet it.
+# Each of the conditions _ATTEMPTED, _HAS_KEY, _WAITING and _SCHEDULED selects the rows of a partial index in SQLite.
 _ATTEMPTED: Final = "(number > 0 OR due_ms IS NULL)"
 _HAS_KEY: Final = "ordering_key IS NOT NULL AND due_ms IS NOT NULL"
 _WAITING: Final = "waits"
@@ -67,7 +67,7 @@ class Count:
 
     rows: int = 0
     due: dict[int, int] = field(default_factory=dict)  # number of deliveries that are not parked, by partition
-    # By partition: the number of waiting messages. Parked messages, and those with a later `deliver_at`, do not count.
+    # The number of waiting messages, by partition. Parked messages, and those with a later `deliver_at`, do not count.
     waiting: dict[int, int] = field(default_factory=dict)
     retrying: dict[int, int] = field(default_factory=dict)  # attempted and not parked, by partition
     parked: dict[int, int] = field(default_factory=dict)  # parked deliveries, by partition
@@ -115,9 +115,9 @@ class OutstandingIndex:
         return self._one("SELECT * FROM entries WHERE id = ?", (row_id,))
 
     def write(self, partition: int, rows: Mapping[Key, OutstandingEntry | None], at_ms: int) -> list[OutstandingEntry]:
-        """Insert these rows into the SQLite index, or replace existing rows. If the value for a key is None, remove its
-        row. Return the former rows that were replaced or removed. The new row of a delivery has a new id. `at_ms` is
-        the time now.
+        """Write these rows to the SQLite index. `rows` maps the key of a delivery (listener id, message id) to its new
+        row, which gets a new id. None removes the delivery's row. Return the former rows that were replaced or removed.
+        `at_ms` is the time now.
         """
         written = [entry for entry in rows.values() if entry is not None]
         for entry in written:
@@ -172,8 +172,8 @@ class OutstandingIndex:
         self._database.execute("UPDATE entries SET queued_ms = ? WHERE id = ?", (queued_ms, entry.id))
 
     def redriven(self, entry: OutstandingEntry, at_ms: int, *, was_parked: bool) -> None:
-        """Store the new due time of a delivery in its SQLite row. The delivery was made due now, for example by a
-        redrive (a request to retry it now), or its redrive was undone. `at_ms` is the time now.
+        """Store in the SQLite row of a delivery what a redrive (a request to retry now) or its undoing has changed,
+        such as the due time. `was_parked` says whether the delivery was parked before. `at_ms` is the time now.
         """
         waited, entry.waits = self._is_counted(entry), entry.waits_at(at_ms)
         self._database.execute(
@@ -213,8 +213,8 @@ class OutstandingIndex:
         return next((row[0] for row in self._rows_of(sql, (self._numbers.get(listener_id),))), None)
 
     def attempted_before(self, listener_id: str, redrive: int, *, limit: int) -> list[OutstandingEntry]:
-        """Return the listener's deliveries to which the redrive (a request to retry now) with this number was not
-        applied yet. Leave out deliveries that wait for their first attempt. Return at most `limit` deliveries.
+        """Return at most `limit` deliveries of the listener to which the redrive (request to retry now) number
+        `redrive` was not applied yet. Leave out deliveries that wait for their first attempt.
         """
         return self._some(
             f"SELECT * FROM entries WHERE listener = ? AND redrives < ? AND {_ATTEMPTED} LIMIT ?",
@@ -222,9 +222,9 @@ class OutstandingIndex:
         )
 
     def redriven_until(self, listener_id: str, redrive: int, *, after_id: int, limit: int) -> list[OutstandingEntry]:
-        """Return the listener's deliveries that were made due by the redrive (a request to retry now) with this number,
-        or by an earlier redrive, and were not attempted since. Return at most `limit` deliveries with row ids above
-        `after_id`, sorted by row id.
+        """Return deliveries of the listener that a redrive (request to retry now) has made due, and that were not
+        attempted since. Only redrives with a number up to `redrive` are considered. Return at most `limit` deliveries
+        with row ids above `after_id`, sorted by row id.
         """
         return self._some(
             "SELECT * FROM entries WHERE listener = ? AND undo_forgiven IS NOT NULL AND redrives <= ? AND id > ?"
@@ -268,14 +268,14 @@ class OutstandingIndex:
 
     @property
     def newest_id(self) -> int:
-        """The id of the row that was inserted last, or 0 if no row was inserted yet. The row may be gone already."""
+        """The id of the row that was inserted last, even if it was removed since; 0 if no row was inserted yet."""
         return self._last_id
 
     def unread(self, partition: int, first: int, last: int, *, after_id: int, limit: int) -> list[OutstandingEntry]:
         """Return the rows of deliveries that are parked because their message, its update or earlier results could not
-        be read. The offset of the message must be from `first` to `last`. One row can stand for a whole range of
-        messages: such a row is also returned if its range begins before `first`, even if the range ends before `first`.
-        Return at most `limit` rows with ids above `after_id`, sorted by id.
+        be read. Only messages with offsets from `first` to `last` are considered. One row can stand for a whole range
+        of messages: this row is returned if its range begins at or before `last`, even if the range ends before
+        `first`. Return at most `limit` rows with ids above `after_id`, sorted by id.
         """
         sql = (
             "SELECT * FROM entries WHERE partition = ? AND bare = ? AND due_ms IS NULL AND message_offset <= ? AND"
@@ -284,7 +284,7 @@ class OutstandingIndex:
         return self._some(sql, (partition, UNREAD, last, first, after_id, limit))
 
     def damaged(self, partition: int) -> int:
-        """Return how many rows of a partition stand for a range of unreadable messages instead of one delivery."""
+        """Return how many rows of a partition stand for ranges of unreadable messages, and not for one delivery."""
         sql = f"SELECT COUNT(*) FROM entries WHERE {_DAMAGED}"
         return next((int(row[0]) for row in self._rows_of(sql, (partition,))), 0)
 
@@ -298,9 +298,9 @@ class OutstandingIndex:
         return self._put_ms("SELECT message FROM entries WHERE partition = ? ORDER BY message LIMIT 1", (partition,))
 
     def oldest_bare_put_ms(self, partition: int) -> int | None:
-        """Return the put time of the oldest message whose data is only in the topic `messages`, because its record in
-        this partition of `outstanding` has no copy. Return None if there is no such message. Return 0 if a row stands
-        for a range of unreadable messages, because their put times are unknown.
+        """Return the put time of the oldest message whose delivery is stored in this partition of the topic
+        `outstanding` without a copy of the message's data. Return None if there is no such message. Return 0 if a row
+        stands for a range of unreadable messages, because their put times are unknown.
         """
         if self._rows_of(f"SELECT 1 FROM entries WHERE {_DAMAGED} LIMIT 1", (partition,)):
             return 0
@@ -338,8 +338,8 @@ class OutstandingIndex:
             self.changed.setdefault(listener_id, set()).add(place[0])
 
     def _is_counted(self, entry: OutstandingEntry) -> bool:
-        """Return whether the index counts the delivery as waiting now. If `entry.waits` is false, ask the database,
-        because the row may have changed after `entry` was read.
+        """Return whether the index counts the delivery as waiting now. If `entry.waits` is false, ask the database: the
+        row may be counted since `entry` was read, because its `deliver_at` has come.
         """
         return entry.waits or any(
             row[0] for row in self._rows_of("SELECT waits FROM entries WHERE id = ?", (entry.id,))
@@ -375,7 +375,7 @@ class OutstandingIndex:
         return key_queue[1], self._numbers.get(key_queue[0], -1), key_queue[2]
 
     def _row(self, entry: OutstandingEntry) -> tuple[Any, ...]:
-        """Give the delivery a new row id, and return its SQLite row."""
+        """Give the delivery a new row id, and return its values in the order of the table's columns."""
         number = self._numbers.get(entry.listener_id)
         if number is None:
             number = self._numbers[entry.listener_id] = len(self._listeners)

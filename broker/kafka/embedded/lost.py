@@ -26,7 +26,7 @@ _EPOCH_AT: Final = slice(12, 16)
 
 
 class Lost(NamedTuple):
-    """The offsets from `first` up to and including `last`, which no file of a partition has."""
+    """A range of offsets whose records are in none of a partition's files. `first` and `last` belong to the range."""
 
     folder: Path
     first: int
@@ -43,7 +43,7 @@ def lost(folder: Path, noted: int, *, begin: int | None = None) -> Iterator[Lost
     which missing offsets are normal.
 
     `noted` is the high watermark that the broker saved: Kafka has acknowledged all records before this offset. `begin`
-    is the partition's first offset. Pass None if Kafka may have deleted old records.
+    is the offset at which the partition must begin. Pass None if Kafka may have deleted old records.
     """
     at = begin
     for path in sorted(folder.glob("*.log")):
@@ -97,7 +97,7 @@ def put_in(folder: Path, first: int, batches: bytes) -> None:
     Kafka rebuilds the indexes at its next start.
     """
     before = [path for path in sorted(folder.glob("*.log")) if int(path.stem) <= first]
-    # Remove the rest after the previous segment's last whole batch: half a batch, or space that Kafka has reserved.
+    # After its last whole batch, the previous segment may have half a batch, or space reserved by Kafka. Cut that off.
     if before:
         os.truncate(before[-1], segments.end_of(before[-1])[1])
         _forget_indexes(before[-1])
