@@ -83,9 +83,10 @@ _PUT_SLASHES: Final = 4
 
 
 def _may_mail(settings: Settings, view: DirectoryView, organization_id: str) -> bool:
-    """Return whether Everput may send e-mail for an organization. Without a mail server, it may not. While registration
-    is open, it may do so only for organizations that the operator created. Otherwise, strangers could register and send
-    mail through the mail server.
+    """Return whether Everput may send e-mail for an organization.
+
+    If registration is open, Everput sends e-mail only for organizations that the operator created. Otherwise, strangers
+    could register and send e-mail through the operator's mail server. Without a mail server, return False.
     """
     organization = view.state.organizations.get(organization_id)
     by_operator = organization is not None and organization.by_shell
@@ -380,7 +381,7 @@ class _App(Starlette):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            # Compare the path as it was sent. If it has percent-encoding, it is unknown: no path of this API needs any.
+            # Compare the path as the client sent it, without decoding `%`. No path of this API has a percent sign.
             path = scope["raw_path"]
             if path != _LOG:
                 self._came()
@@ -400,8 +401,8 @@ class _App(Starlette):
 
 
 class _Elsewhere:
-    """The ASGI application for requests that are not for a handler of the API. It answers 404 to a request with an
-    unknown path. It turns errors outside of the handlers into problem details (RFC 9457).
+    """The ASGI application that answers 404 to requests with an unknown path. It also turns errors outside of the API's
+    handlers into problem details (RFC 9457).
     """
 
     def __init__(self, service: Service) -> None:

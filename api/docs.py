@@ -22,7 +22,7 @@ from api.openapi import document
 from api.static import MEDIA, StaticFile, static_route
 from api.streams import Stream
 
-# This placeholder stands for the server's URL. The brackets make shlex.quote() put the URL of curl samples in quotes.
+# This placeholder stands for the server's URL. Because of its brackets, shlex.quote() puts it in quotes in samples.
 _SERVER: Final = "https://[server]"
 PIECE_BYTES: Final = 32 << 10
 _FOLDER: Final = Path(__file__).parent / "reference_files"

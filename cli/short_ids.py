@@ -21,7 +21,9 @@ _SHORT: Final = re.compile(f"[{_DIGITS}]{{{_LENGTH}}}")
 
 
 def short_id(text: str) -> str:
-    """Return the short form of a UUID. Return any other text unchanged."""
+    """Return the short form (22 characters, base 58) of a UUID in lower case with hyphens. Return any other text
+    unchanged.
+    """
     try:
         value = UUID(text).int
     except ValueError:
@@ -36,7 +38,7 @@ def short_id(text: str) -> str:
 
 
 def whole_id(text: str) -> str:
-    """Return the UUID of a short id. Return any other text unchanged."""
+    """Return the UUID of a short id (22 characters, base 58). Return any other text unchanged."""
     if _SHORT.fullmatch(text) is None:
         return text
     value = 0

@@ -52,7 +52,7 @@ class Projections:
         self._assigned: asyncio.Event = asyncio.Event()
         self._ended: asyncio.Future[BaseException | None] | None = None
         self._watch: asyncio.Task[None] | None = None
-        # The consumer group that stop() must delete. None if start() has committed no offset for the group.
+        # The name of the consumer group that stop() must delete; None if start() has committed no offset.
         self._group: str | None = None
 
     @property
@@ -71,13 +71,16 @@ class Projections:
         self._directory.on_change(callback)
 
     def add_agent(self, name: str, agent: Agent) -> None:
-        """Add a Faust agent that reads the topic `control` from its beginning. Call this before start()."""
+        """Add another Faust agent to this process: it reads the topic `control` from its beginning. Call this before
+        start().
+        """
         self._agents[name] = agent
 
     async def start(self, *, timeout_s: float = 30.0) -> None:
-        """Begin to read the topic `control`, and return once everything in it is applied. Raises LogUnavailable if
-        Kafka does not answer, ViewBehind if applying takes longer than `timeout_s`, or ConfigurationError if the topic
-        was altered or has lost records.
+        """Begin to read the topic `control`, and return once everything in it is applied.
+
+        Raises LogUnavailable if Kafka does not answer. Raises ViewBehind if applying takes longer than `timeout_s`
+        seconds. Raises ConfigurationError if the topic was altered or has lost records.
         """
         good = await self._control.check()
         self._ended = asyncio.get_running_loop().create_future()
@@ -111,10 +114,10 @@ class Projections:
 
     async def _fold_good_copies(self, group: str) -> None:
         """Apply all records that the topic `control` has now, without Faust. If the leader's copy of a record is
-        damaged, the record is read from another broker's copy, which Faust can't do.
+        damaged, this method reads the record from another broker's copy, which Faust can't do.
 
-        Then commit the end offset for the consumer group `group`, so that Faust reads only later records. Raises
-        LogUnavailable if Kafka does not answer.
+        Then commit the end offset of the topic for `group`, the consumer group of this process, so that Faust reads
+        only later records. Raises LogUnavailable if Kafka does not answer.
         """
         end = await self._control.end_offset()
         for agent in self._agents.values():
@@ -132,7 +135,8 @@ class Projections:
         app, self._app = self._app, None
         if app is not None:
             stopping = asyncio.ensure_future(app.stop())
-            # wait() ends at the timeout. wait_for() would also wait until Faust has reacted to its cancellation.
+            # Use wait(), which returns at the timeout. wait_for() would wait longer: until Faust handles a
+            # cancellation.
             await asyncio.wait([stopping], timeout=_STOP_S)
             if not stopping.done():
                 stopping.cancel()
@@ -141,7 +145,7 @@ class Projections:
                 log.warning("projections.stop_failed error=%r", stopping.exception())
         group, self._group = self._group, None
         if group is not None:
-            # If Kafka does not answer, Kafka itself deletes the unused group later.
+            # Ignore that Kafka does not answer: Kafka itself deletes an unused consumer group later.
             with contextlib.suppress(LogUnavailable):
                 await self._control.delete_group(group)
         if self._ended is not None and not self._ended.done():
@@ -171,7 +175,9 @@ class Projections:
         self.failed(app.crash_reason or RuntimeError("Faust stopped by itself"))
 
     async def _first_of(self, waiting: Any) -> None:
-        """Wait until `waiting` is done. If the projections end earlier, raise LogUnavailable with the reason."""
+        """Wait until the awaitable `waiting` is done. If the projections fail or are stopped before, raise
+        LogUnavailable with the reason.
+        """
         task = asyncio.ensure_future(waiting)
         if self._ended is None:
             raise RuntimeError("the projections were not started; call start() first")

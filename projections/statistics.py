@@ -43,8 +43,8 @@ _DUTY: Final = 2.0
 # aiokafka's consumer leaves its group if it is not polled for this time. Everput never polls it, so set ten years.
 _NEVER_S: Final = 10 * 365 * 24 * 3600.0
 _AGAIN_S: Final = 10.0  # pause after a failure
-# If two rebalances follow each other quickly, Faust's consumer may never ask for records again.
-# If Faust's consumer has asked for no records for 60 s, Everput restarts the Faust app.
+# If two rebalances follow each other quickly, Faust's consumer may stop asking for records forever.
+# If Faust's consumer asks for no records for 60 s, Everput restarts the Faust app.
 _STALLED_S: Final = 60.0
 _LAST_WRITE_S: Final = 2.0
 _STOP_S: Final = 3.0
@@ -119,7 +119,7 @@ class Statistics:
 
 def _fold(counting: Counting, failed: Callable[[BaseException], None]) -> Callable[[Any], Awaitable[None]]:
     """Return the Faust agent that counts the statistics. If a batch of records can't be counted, the agent calls
-    `failed`, which must restart the agent.
+    `failed`. This function must make the caller restart the Faust app.
     """
 
     async def statistics(stream: Any) -> None:
@@ -151,7 +151,9 @@ class _Feed:
 
     async def fetch(self, active: Iterable[TP]) -> dict[TP, list[Batch]]:
         """Read new batches of records from the partitions `active`, pause, and return the batches by partition. If
-        there are no new records or Kafka does not answer, return an empty dict after the pause.
+        there are no new records, or if Kafka does not answer, return an empty dict after the pause.
+
+        Before the read, write the counts to Kafka if they are due.
         """
         counting, self.asked_s = self._counting, time.monotonic()
         lanes = frozenset(Lane(self._names[tp.topic], tp.partition) for tp in active)
@@ -224,8 +226,8 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         return 0  # Only Faust's monitor uses this number.
 
     def verify_event_path(self, now: float, tp: TP) -> None:
-        """Do nothing. Faust's own method would warn that aiokafka fetches no records, but in this consumer, _Feed
-        fetches them.
+        """Do nothing. Faust's own method would warn that aiokafka fetches no records. This is intended here: _Feed
+        fetches the records instead.
         """
 
 

@@ -69,18 +69,18 @@ class Slice(NamedTuple):
     complete: bool
 
 
-# Hears takes the ids of an organization, a listener and a queue.
-# Hears returns whether the listener belongs to the queue, or belonged to it before the listener was deleted.
+# A function of the type Hears gets the ids of an organization, a listener and a queue.
+# A function of the type Hears returns True if the listener belongs to the queue, or did so before it was deleted.
 Hears = Callable[[str, str, str], Awaitable[bool]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
     """The range of the log that a client reads. It begins at the time `begin_ms`, or at the beginning of the log if
-    `begin_ms` is None. It ends before the time `end_ms`, and has no events that are newer than the request.
+    `begin_ms` is None. If `page_token` is given, the range begins at the place that the token marks instead.
 
-    If `page_token` is given, the range begins at the place that the token marks. `limit` is the largest number of
-    events.
+    The range ends before the time `end_ms`. If `end_ms` is None or in the future, the range ends at the time of the
+    request. `limit` is the largest number of events; None means no limit.
     """
 
     begin_ms: int | None = None
@@ -93,9 +93,11 @@ class Range:
 class ReaderTuning:
     """The limits for reading the log in one process.
 
-    Kafka acknowledges an append within `settle_ms` milliseconds, with rare exceptions. So when events are older than
-    `settle_ms`, no record will come in between them, and their order is final. Requests that read the log count towards
-    `open_max` and `open_each_max`, even while they wait for the final order or for a slow client.
+    The order of events older than `settle_ms` milliseconds is treated as final. The reason is that Kafka acknowledges
+    nearly every append within this time, so hardly any record can still come in between.
+
+    `open_max` and `open_each_max` limit the requests that read the log at the same time. A request also counts while it
+    waits for the final order, or for a slow client.
     """
 
     settle_ms: int = 2_000
@@ -111,8 +113,9 @@ class ReaderTuning:
 class LogReader:
     """The reader of the log for all clients of one process. It returns events in the order of the log.
 
-    `past` returns earlier states of the directory. `others` records when other requests arrive, so that a read of the
-    log leaves time for them. `feed` tells waiting clients about changes.
+    `past` returns earlier states of the directory (accounts, queues and listeners). `others` records when a request
+    arrives that does not read the log, so that reads of the log leave time for it. `feed` tells waiting clients which
+    queues, listeners or messages have changed.
     """
 
     def __init__(
@@ -124,7 +127,7 @@ class LogReader:
         self._records = records
         self._table = dict(zip(TOPICS, (table.control, table.messages, table.changes, table.deliveries), strict=True))
         self.feed = ChangeFeed(records, self._table, view)
-        # This process reads one slice of the log at a time, and tenants take turns. So the other requests wait less.
+        # This process reads one slice (a few events) of the log at a time. Tenants take turns.
         self._read_slots = ReadSlots(1, 1, wait_s=_SLOT_WAIT_S)
         self._read_slots.tenant_of = view.state.tenant_of
         self.rests = Rests(tuning.rest_bytes_max)
@@ -138,12 +141,12 @@ class LogReader:
 
     async def read(self, wanted: Selection, span: Range) -> AsyncGenerator[Slice, None]:
         """Yield the matching events in the order of the log, in slices. The last slice is marked as complete, unless
-        `limit` ends the reading earlier.
+        `limit` ends the read earlier. A slice may have no events, but its page token still marks how far the log was
+        searched.
 
-        If the range has no end, it ends with the events that were acknowledged before the call. The complete slice then
-        comes at least `settle_ms` after the call, because the order of the newest events is not final before. For the
-        history of one message, it may come earlier. A slice may have no events, but its page token still marks how far
-        the log was searched.
+        If the range has no end, it ends with the events that Kafka acknowledged before the call. The order of the
+        newest events is final only after `settle_ms` milliseconds. So the last slice comes at least `settle_ms` after
+        the call; for the history of one message, it may come earlier.
 
         Raises Busy if too many requests read the log, and NotFound if the wanted queue or listener never existed.
         Raises WrongCursor if the page token does not fit this request, and Unavailable if Kafka does not answer.
@@ -158,9 +161,9 @@ class LogReader:
                     yield one
 
     async def _named(self, wanted: Selection, span: Range) -> Selection:
-        """Add the listeners of the wanted queue to the filter of a request.
+        """Add the listeners of the wanted queue to the filter of a request, and return the filter.
 
-        Raises NotFound if the organization never had the wanted queue or listener. Do not check the listener if the
+        Raises NotFound if the organization never had the wanted queue or listener. The listener is not checked if the
         request has a page token, or reads the history of one message.
         """
         organization_id, message = wanted.organization_id, wanted.message
@@ -173,7 +176,7 @@ class LogReader:
                 raise NotFound("No queue of this organization has, or had, this ID. Check the ID.")
             wanted = replace(wanted, queue_listener_ids=found)
         if wanted.listener_id is None or message is not None or span.page_token is not None:
-            # If the request has a page token, an earlier request has already checked the id of the listener.
+            # If the request has a page token, do not check the listener: an earlier request has already done so.
             # For one message's history, do not check the listener: this might need a read of the whole topic `control`.
             return wanted
         if not await self._listeners.was(organization_id, wanted.listener_id):
@@ -268,8 +271,9 @@ class _Reading:
         self._merge = Merge(lanes, passed_ms=0 if page_token is None else page_token.passed_ms)
 
     async def _starts(self, begin_ms: int | None, first: Sequence[int], ends: Sequence[int]) -> Sequence[int]:
-        """Return, for each partition, the offset at which the read begins. `first` has the partitions' first offsets,
-        and `ends` has the offsets before which the read ends.
+        """Return, for each partition, the offset at which the read begins. `begin_ms` is the time at which the wanted
+        range begins; None means the partitions' first offsets, which are in `first`. `ends` has the offsets before
+        which the read ends.
         """
         if begin_ms is None:
             return first
@@ -277,8 +281,8 @@ class _Reading:
         starts = [min(at, end) for at, end in zip(found, ends, strict=True)]
         message = self._wanted.message
         if message is not None:
-            # In `messages`, begin at the first record that is not older than the message. Older records are not needed.
-            # If Kafka's time index is damaged, the message's events may be in a wrong order, but no event is skipped.
+            # For one message's history, skip the records of `messages` that are older than the message.
+            # If Kafka's time index is damaged, the message's events may come in a wrong order, but none is left out.
             near = await self._offsets(message.at_ms)
             for number, one in enumerate(self._partitions):
                 if one.topic == _MESSAGES and 0 <= near[number] <= message.offset:
@@ -286,8 +290,8 @@ class _Reading:
         return starts
 
     async def _ends(self) -> list[int]:
-        """Return, for each partition, the offset before which the read ends. For one message's history, the read of
-        `messages` ends after this message.
+        """Return, for each partition, the offset before which the read ends: the partition's end offset. For one
+        message's history, the read of `messages` ends right after this message.
         """
         message = self._wanted.message
         return [
@@ -296,11 +300,12 @@ class _Reading:
         ]
 
     async def _offsets(self, at_ms: int, *, confirmed: bool = False) -> list[int]:
-        """Return, for each partition, the offset of the first record whose time is `at_ms` or later. If a partition has
-        no such record, return -1 for it, or its end offset with `confirmed`. For EARLIEST, return the partition's
-        start; for LATEST, its end.
+        """Return, for each partition, the offset of the first record whose time is `at_ms` or later. For a partition
+        without such a record, return -1, or with `confirmed` its end offset.
 
-        With `confirmed`, the offset is checked against the times of records, because Kafka's time index may be damaged.
+        If `at_ms` is EARLIEST, return the partition's first offset; if it is LATEST, its end offset. With `confirmed`,
+        the times of records are checked, because Kafka's time index may be damaged. The offset is then earlier than
+        necessary, but no record is missed.
         """
         found: dict[tuple[str, int], int] = {}
         for topic in dict.fromkeys(one.name for one in self._partitions):

@@ -30,8 +30,8 @@ class Cursor:
     """The progress of a listener's deliveries in one partition of `messages`. Kafka stores a cursor as a committed
     offset with metadata.
 
-    `open` has the offsets below `top` whose deliveries are not settled yet. All other deliveries below `top` are
-    settled: delivered, parked, cancelled or kept in the topic `outstanding`.
+    The deliveries of messages below the offset `top` are settled: delivered, parked, cancelled or kept in the topic
+    `outstanding`. The offsets in `open` are the exceptions: their deliveries are not settled yet.
     """
 
     top: int
@@ -60,9 +60,8 @@ class Cursor:
         """Encode the details of a listener's progress as the metadata of a commit to Kafka, in at most
         METADATA_BYTES_MAX bytes.
 
-        If the open offsets need more bytes, the highest open offsets are left out, and `top` is lowered to the first
-        offset that was left out. The worker that owns the partition next then delivers all messages from this offset on
-        again.
+        If the open offsets need more bytes, some of the highest ones are left out, and `top` becomes the first offset
+        that was left out. The next owner of the partition then delivers all messages from this offset on again.
         """
         numbers = [self.top - self.offset]
         before = self.offset

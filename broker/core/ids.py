@@ -41,7 +41,9 @@ def parse_message_id(text: str) -> tuple[int, int] | None:
 
 
 def partition_of(text: str) -> int | None:
-    """Return the partition from a message id, or from an id for unreadable messages. Return None for any other text."""
+    """Return the partition that an id contains: the id of a message, or an id that stands for unreadable messages.
+    Return None for any other text.
+    """
     place, damaged = parse_message_id(text), parse_damaged_id(text)
     return place[1] if place is not None else None if damaged is None else damaged[0]
 

@@ -80,16 +80,16 @@ class KeyOrder(Generic[D]):
         return list(waiting)
 
     def held_for(self, at_s: float, as_long_as_s: float) -> list[str]:
-        """Return the ordering keys whose current delivery has been in progress for at least this long, and for which
-        other deliveries wait.
+        """Return the ordering keys for which deliveries wait, and whose current delivery has been in progress for at
+        least `as_long_as_s` seconds at the time `at_s`.
         """
         return [key for key, waiting in self._waiting.items() if waiting and at_s - self._since_s[key] >= as_long_as_s]
 
     def restart(self, held: Iterable[str]) -> list[D]:
         """Remove and return all waiting deliveries, in order within each ordering key.
 
-        The ordering keys in `held` still block later deliveries: a delivery of each of these keys is in an attempt, or
-        is being written to the topic `outstanding`.
+        Each ordering key in `held` has a delivery that is in an attempt, or is being written to the topic
+        `outstanding`. Later deliveries of these keys still wait for it.
         """
         away = [delivery for waiting in self._waiting.values() for delivery in waiting]
         self._waiting = {key: deque() for key in held}
@@ -130,8 +130,8 @@ class ArrivingOffsets(Generic[K]):
         return offsets[0] if offsets else None
 
     def forget(self, concerns: Callable[[K], bool]) -> list[K]:
-        """Remove and return the keys for which `concerns` returns true. The deliveries of these keys will not arrive in
-        the topic `outstanding`.
+        """Remove and return the keys for which `concerns` returns true, because the deliveries of these keys will not
+        arrive in the topic `outstanding`.
         """
         gone = [key for key in self._offsets if concerns(key)]
         for key in gone:

@@ -21,13 +21,13 @@ from broker.core.varints import pack, unpack
 T = TypeVar("T")
 
 _VERSION: Final = 2
-# page tokens of this version contain the number of their partitions, but no checksum
+# A page token of version 1 has the number of the log's partitions, but no checksum that identifies the partitions.
 _WITHOUT_CHECKSUM: Final = 1
 _NO_END_MS: Final = 1 << 63
 
 
 class Held(NamedTuple, Generic[T]):
-    """A record that was read and waits in memory, until all earlier records of other partitions are read, too. `size`
+    """A record that was read, and waits in memory until all earlier records of other partitions were returned. `size`
     is in bytes.
     """
 
@@ -38,11 +38,13 @@ class Held(NamedTuple, Generic[T]):
 
 
 class Lane(Generic[T]):
-    """A partition of the log in a merge, which brings the records of all partitions into the order of time. `at` is the
-    offset of the next record to read, and reading ends before the offset `end`.
+    """A partition of the log in a merge. The merge brings the records of all partitions into the order of time.
 
-    `rank` is the position of the topic: of records with the same time, those of the lowest rank come first. `floor_ms`
-    is the highest record time read so far. A later record with a lower time counts as having this time.
+    `at` is the offset of the next record to read. Reading ends before the offset `end`. `rank` is the position of the
+    topic: if records have the same time, the record of the topic with the lowest rank comes first.
+
+    `floor_ms` is the highest record time read so far. If a later record has a lower time, `floor_ms` is used as its
+    time. `held` has the records that were read, but not returned yet.
     """
 
     __slots__ = ("at", "end", "floor_ms", "held", "partition", "rank")
@@ -70,7 +72,7 @@ class PageToken(NamedTuple):
     """The position in the log where a client's next page begins.
 
     The client has got all events before the time `passed_ms`. For each partition, `lanes` has the offset of the next
-    record, and the record's time: the highest time in the partition up to this record. `checksum` identifies the
+    record, and a time: the highest record time found in the partition up to this record. `checksum` identifies the
     partitions; it is None in a token of an older version.
     """
 
@@ -79,9 +81,10 @@ class PageToken(NamedTuple):
     checksum: int | None = None
 
     def is_of(self, partitions: Iterable[tuple[int, int]]) -> bool:
-        """Return whether the token belongs to a request that reads these partitions. Each partition is given as (its
-        topic's position in the order of topics, its number). A token of an older version is compared by the number of
-        partitions only.
+        """Return whether the token belongs to a request that reads these partitions. Each partition is a pair: the
+        position of its topic in the order of topics, and its number.
+
+        A token of an older version has no checksum, so only the number of partitions is compared.
         """
         places = list(partitions)
         return len(self.lanes) == len(places) and self.checksum in (None, _checksum(places))
@@ -102,7 +105,7 @@ class PageToken(NamedTuple):
         numbers = unpack(text)
         head = {_WITHOUT_CHECKSUM: 3, _VERSION: 4}.get(numbers[0] if numbers else 0, 0)
         if not head or len(numbers) < head or len(numbers) != head + 2 * numbers[head - 1]:
-            raise ValueError("this text is not a page token of the log")
+            raise ValueError("this text is not a page token of /v1/log")
         passed_ms, checksum = numbers[1], numbers[2] if numbers[0] == _VERSION else None
         lanes = ((numbers[i], passed_ms + numbers[i + 1]) for i in range(head, len(numbers), 2))
         return cls(passed_ms, tuple(lanes), checksum)
@@ -125,11 +128,10 @@ class Merge(Generic[T]):
             self._push(lane)
 
     def next(self, before_ms: int, *, most: int, bytes_max: int) -> Run[T] | Lane[T] | None:
-        """Return the next records in order (a Run), or the partition from which more records must be read first (a
-        Lane).
+        """Return the next records in order (a Run): at most `most` records, with about `bytes_max` bytes.
 
-        Return None if no record before `before_ms` is left. Return at most `most` records, with about `bytes_max`
-        bytes.
+        If more records of a partition must be read before, return this partition (a Lane) instead. Return None if no
+        record before the time `before_ms` is left.
         """
         if not self._heap or self._heap[0][0] >= before_ms:
             self.passed_ms = max(self.passed_ms, before_ms)
@@ -149,8 +151,8 @@ class Merge(Generic[T]):
         return Run(lane, records, size)
 
     def _last_ms(self, first: Lane[T]) -> int:
-        """Return a time: the records of the partition `first` up to this time (inclusive) come before the next records
-        of all other partitions. `first` is the partition with the next record.
+        """Return the last time up to which the records of the partition `first` can be returned: until then, no record
+        of another partition comes before them. `first` is the partition with the next record.
         """
         if len(self._heap) == 1:
             return _NO_END_MS
@@ -158,11 +160,11 @@ class Merge(Generic[T]):
         return log_ms if (first.rank, first.partition) < (rank, partition) else log_ms - 1
 
     def give(self, lane: Lane[T], records: Iterable[tuple[int, int, int, T | None]], at: int) -> None:
-        """Add the records that were read from the partition `lane`, after next() has asked for them. The next records
-        of the partition will be read from the offset `at` on.
+        """Add the records that were read from the partition `lane`, after next() has asked for them. `at` is the offset
+        at which the next read of the partition begins.
 
-        Each of `records` is (offset, record time, size, item). The item is None for a record that the client does not
-        want.
+        Each of `records` has an offset, a record time, a size in bytes and an item. The item is None if the client does
+        not want the record.
         """
         log_ms = lane.floor_ms
         for offset, at_ms, size, item in records:
@@ -174,8 +176,8 @@ class Merge(Generic[T]):
         self._replace(lane)
 
     def soonest(self) -> Lane[T] | None:
-        """Return the partition whose records will probably be needed next. Return None if all partitions are read to
-        their ends.
+        """Return the partition whose records will probably be needed next, so that the caller can read them early.
+        Return None if all partitions are read to their ends.
         """
         open_lanes = (lane for lane in self.lanes if lane.at < lane.end)
         return min(open_lanes, key=lambda lane: lane.floor_ms, default=None)
@@ -209,7 +211,9 @@ class Merge(Generic[T]):
             heapq.heappush(self._heap, entry)
 
     def _replace(self, lane: Lane[T]) -> None:
-        """Restore the order of the heap after the first partition in it has advanced to a later record."""
+        """Move the first partition of the heap to its new place, because its next record has changed. If the partition
+        has no more records, remove it from the heap.
+        """
         entry = self._entry(lane)
         if entry is None:
             heapq.heappop(self._heap)

@@ -65,7 +65,7 @@ class Counts:
     put: int = 0
     delivered: int = 0
     parked: int = 0  # deliveries
-    # Sum of delivery times: ms from a message's `deliver_at` (without one: its put) to its acceptance
+    # The sum of the delivery times in ms. took() says when a delivery time begins.
     waited_ms: int = 0
     failed: dict[str, int] = field(default_factory=dict)  # attempts by HTTP status or error
     waited: dict[int, int] = field(default_factory=dict)  # deliveries by histogram bucket
@@ -81,18 +81,22 @@ class Counts:
             self.waited[bucket] = self.waited.get(bucket, 0) + number
 
     def took(self, waited_ms: Sequence[int]) -> None:
-        """Add these delivery times to their sum and their histogram. A delivery time is the ms from the message's
-        `deliver_at` (without one: its put) to its acceptance by the listener. The caller adds the number of deliveries
-        to `delivered`.
+        """Add these delivery times to their sum and their histogram. The caller adds the number of deliveries to
+        `delivered`.
+
+        A delivery time is the number of ms until the listener accepted the message. It begins at the message's put or,
+        if the message has a `deliver_at`, at that time. If the delivery failed again after a redrive, it begins at the
+        redrive.
         """
         for bucket, number in buckets(waited_ms):
             self.waited[bucket] = self.waited.get(bucket, 0) + number
         self.waited_ms += sum([max(0, one) for one in waited_ms])
 
     def quantile_ms(self, share: float) -> int | None:
-        """Return the delivery time in ms that the fraction `share` of the deliveries did not exceed (0.5: the median).
-        The result is the upper bound of a histogram bucket. Return None if there is no delivery, or if the time is
-        above the last bound.
+        """Return the delivery time in ms that a fraction of the deliveries, `share`, did not exceed; 0.5 means the
+        median. The time is rounded up to the upper bound of its histogram bucket.
+
+        Return None if there is no delivery, or if the time is above the highest bound.
         """
         total = sum(self.waited.values())
         seen = 0
@@ -179,8 +183,8 @@ class Totals:
         self.positions[lane] = Position(offset, self._minute(lane))
 
     def unreadable(self, lane: Lane, first: int, last: int) -> None:
-        """Count the offsets from `first` to `last` of a partition as unreadable. The statistics then show the minute of
-        the newest record counted before these offsets as incomplete.
+        """Count the offsets from `first` to `last` of a partition as unreadable. The times of these records are
+        unknown. So the statistics show the minute of the newest record that was counted before them as incomplete.
         """
         minute = self._minute(lane)
         self.at(Key(minute, "", "")).put += last - first + 1
@@ -275,8 +279,8 @@ def total(rows: Iterable[tuple[Key, Counts]], into: dict[Key, Counts] | None = N
 class Series:
     """The statistics of one queue or listener over time, in steps of at least a minute.
 
-    `points` has the counts of each step. `complete` has False for a step if some of its counts are known to be missing.
-    `written_at_ms` is the time of the newest event that was added; None if none was.
+    `points` has the counts of each step. `complete` has one value for each step: False if some counts of the step are
+    known to be missing. `written_at_ms` is the time of the newest event that was added; None if none was.
     """
 
     def __init__(self, from_ms: int, step_ms: int, number: int, queue_id: str, listener_id: str | None = None) -> None:
@@ -344,8 +348,8 @@ class Series:
         """Return how many deliveries of a listener waited at the end of each step of time. `now` is how many wait now.
         The earlier numbers are calculated backwards from `now`.
 
-        Before `since_ms`, when the listener was created, no delivery waited. Redrives and deleted messages are not
-        counted, so the numbers of earlier steps may be too high or too low by the number of these deliveries.
+        Before `since_ms`, when the listener was created, no delivery waited. The calculation does not know redrives and
+        deletions of messages. So the numbers of steps before a redrive or deletion can be too high or too low.
         """
         growths = [_growth(counts) for counts in (*self.points, self.later)]
         ends_ms = (self.from_ms + (place + 1) * self.step_ms for place in range(len(self.points)))
@@ -361,8 +365,8 @@ def _backwards(now: int, growths: Sequence[int]) -> list[int]:
     """Return how many deliveries waited at the end of each step of time, oldest step first. `now` is how many wait now.
     The earlier numbers are calculated backwards from `now`.
 
-    `growths` has one number for each step: how much the number of waiting deliveries grew. One more number follows: the
-    growth from the end of the last step until now.
+    `growths` says by how much the number of waiting deliveries grew: in each step and, as the last item, from the end
+    of the last step until now.
     """
     found, waiting = [], now
     for growth in reversed(growths[1:]):
@@ -382,7 +386,7 @@ class QueuesSeries(Series):
         super().__init__(from_ms, step_ms, number, "")
         self._queues = queues
         self._growths = [0] * (number + 1)
-        # By listener id: by how many deliveries the listener's backlog has grown.
+        # The number of deliveries by which each listener's backlog has grown, by listener id.
         # Only listeners created at `from_ms` or later are included.
         self._young = {
             one: 0 for listeners in queues.values() for one, at_ms in listeners.items() if at_ms >= self.from_ms
@@ -409,14 +413,16 @@ class QueuesSeries(Series):
         return min((at_ms - self.from_ms) // self.step_ms, len(self.points))
 
     def backlog_of(self, lags: Mapping[str, int]) -> list[int]:
-        """Return how many deliveries waited at the end of each step of time, calculated backwards from the number that
-        waits for each listener now. Redrives and deleted messages are not counted, so the numbers may be too high or
-        too low.
+        """Return how many deliveries waited at the end of each step of time. The numbers are calculated backwards from
+        `lags`, the number of deliveries that wait for each listener now.
+
+        The calculation does not know redrives and deletions of messages. So the numbers of steps before a redrive or
+        deletion can be too high or too low.
         """
         growths = [*self._growths]
         for listeners in self._queues.values():
             for one, created_at_ms in listeners.items():
-                # Add the older messages with which a new listener starts as growth at the time of its creation.
+                # A listener can start with older messages. Count them as growth at the time of its creation.
                 if one in self._young:
                     growths[self._place(created_at_ms)] += lags.get(one, 0) - self._young[one]
         return _backwards(sum(lags.values()), growths)

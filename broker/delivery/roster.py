@@ -77,7 +77,7 @@ class Roster:
         self.sending = False  # whether attempts may begin
         self.unusable: set[str] = set()  # listeners whose secret can't be decrypted
         self._replays: set[str] = set()  # ids of replays
-        # Ids of new listeners. admit() must load their committed offsets before delivery to them can begin.
+        # The ids of new listeners. admit() loads the listeners' committed offsets, and then starts delivery to them.
         self._arrivals: dict[str, None] = {}
         self._arrived = asyncio.Event()
 
@@ -101,8 +101,8 @@ class Roster:
         return listener_id in self.dispatchers
 
     def start(self, listener: Listener) -> None:
-        """Start delivery to the listener as soon as its committed offsets are loaded. While the worker may begin no
-        attempts, do nothing: the next take-over starts the delivery.
+        """Start delivery to a new listener as soon as its committed offsets are loaded. Do nothing if the worker may
+        begin no attempts now: the next take-over of partitions then starts the delivery.
         """
         if self.sending:  # Otherwise the next take-over starts it.
             self._arrivals[listener.id] = None
@@ -114,7 +114,7 @@ class Roster:
         """
         before = self.dispatchers[listener.id].listener
         if before is listener:
-            return  # The dispatcher already has this version of the listener: nothing has changed.
+            return  # The listener has not changed since the dispatcher was updated.
         self.add(listener)
         if before.redrives.cancelled != listener.redrives.cancelled:
             self._means.run(self.assignment.outstanding.undo_cancelled(listener))
@@ -134,7 +134,9 @@ class Roster:
         self._means.ticks.remove(dispatcher)
 
     def tell(self, event: Event) -> None:
-        """Handle two kinds of events. If a listener or replay has ended, look for data of it that can be deleted. If an
+        """Handle events after which kept data must be examined. Ignore all other events.
+
+        After an event about a replay, or the deletion of a listener or queue, look for data that can be deleted. If an
         unreadable range of the log can be read again or was given up as lost, examine the parked deliveries again.
         """
         assignment = self.assignment
@@ -149,14 +151,16 @@ class Roster:
                 elif event.topic == "changes":
                     self._means.run(self._changes_mended(partition, first, last))
                 elif event.topic in ("outstanding", "deliveries"):
-                    # Deliveries stayed parked while this range was unreadable. Now examine them again.
+                    # Some deliveries stayed parked because of this range. So examine all parked deliveries again.
                     self._means.run(review())
         elif isinstance(event, ListenerDeleted | QueueDeleted) or getattr(event, "replay_id", None) is not None:
             assignment.ended_listeners.look()
 
     async def _changes_mended(self, partition: int, first: int, last: int) -> None:
-        """Handle the updates and deletions of messages at these offsets of `changes`: they can be read again, or were
-        given up as lost. Then retry the deliveries that were parked because these updates could not be read.
+        """Apply the updates and deletions of messages in this range of `changes`, from offset `first` to `last`. They
+        can be read again, or were given up as lost.
+
+        Then examine the deliveries that were parked because these updates could not be read.
         """
         assignment = self.assignment
         await assignment.changes.mended(partition, first, last)
@@ -200,7 +204,9 @@ class Roster:
 
     def add(self, listener: Listener) -> None:
         """Create the listener's dispatcher, or update the existing one. A new dispatcher sends nothing until place() is
-        called. If the listener's secrets can't be decrypted, do not create a dispatcher, and stop an existing one.
+        called.
+
+        If the listener's secrets or headers can't be decrypted, create no dispatcher, and stop an existing one.
         """
         dispatcher, assignment = self.dispatchers.get(listener.id), self.assignment
         self.unusable.discard(listener.id)
@@ -254,7 +260,7 @@ class Roster:
             dispatcher.recent.pop(number, None)
             if cursor.counts:
                 dispatcher.recent[number] = health.read(cursor.counts).recent
-            # If the former owner has committed the state `down`, commit the listener's present state soon.
+            # If the former owner has committed that the listener is down, commit the listener's present state soon.
             if cursor.state == "down":
                 self.assignment.checkpoints.changed(listener.id, (number,))
             reach = listener.reach(number, partition.tail)
@@ -271,7 +277,7 @@ class Roster:
                     dispatcher.behind[stream] = None
             partition.place(dispatcher)
         if dispatcher.behind:
-            # Request the older messages that the listener needs next. Later, tick() of the dispatcher requests more.
+            # Request the first older messages that the listener needs. Later, the dispatcher's tick() requests more.
             dispatcher.wake()
 
     def let_send(self, *, sending: bool) -> None:

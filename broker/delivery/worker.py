@@ -93,7 +93,7 @@ class Worker:
         self._begin_assignment()  # without partitions
 
     def _begin_assignment(self) -> Assignment:
-        """Begin a new assignment, which has no partitions yet, and return it."""
+        """Make a new assignment the current one, and return it. It has no partitions yet."""
         self.assignment = self.roster.assignment = Assignment(self._shared)
         return self.assignment
 
@@ -107,9 +107,11 @@ class Worker:
         return self._view.state
 
     async def start(self) -> None:
-        """Join the consumer group, and wait until delivery has begun in the assigned partitions. If Kafka assigns no
-        partitions to this worker, do not wait longer. Raises LogUnavailable if Kafka can't be reached. If one of the
-        worker's loops fails meanwhile, raises the error of the loop.
+        """Join the consumer group, and wait until delivery has begun in the partitions that Kafka assigns to this
+        worker. If Kafka assigns none, return when Kafka has said so.
+
+        Raises LogUnavailable if Kafka can't be reached. If one of the worker's loops fails meanwhile, raises the error
+        of the loop.
         """
         await self.join()
         loops = {
@@ -158,11 +160,11 @@ class Worker:
                 dispatcher.close()
 
     def lag(self, listener_id: str) -> int | None:
-        """Estimate how many messages of all partitions wait for a listener. Messages in the topic `outstanding` do not
-        count. Return None if this worker does not serve the listener, or owns no partitions.
+        """Estimate how many messages wait for a listener in all partitions. This worker counts the messages in its own
+        partitions, and assumes that the other partitions have as many on average. Messages in the topic `outstanding`
+        do not count.
 
-        This worker counts the messages in its own partitions, and assumes that the other partitions have as many on
-        average.
+        Return None if this worker does not serve the listener, or owns no partitions.
         """
         dispatcher, assignment = self.roster.dispatchers.get(listener_id), self.assignment
         if dispatcher is None or not assignment.partitions:
@@ -233,19 +235,19 @@ class Worker:
                 log.warning("checkpoint.last_failed error=%s", error or "it took too long")
 
     def _no_member(self, assignment: Assignment) -> None:
-        """Let no attempts begin until Kafka assigns partitions again, because the worker is no longer a member of the
-        consumer group.
+        """Let no attempts begin, because the worker is no longer a member of the consumer group. Attempts begin again
+        after Kafka has assigned partitions to this worker.
         """
         if assignment is self.assignment:
             self.roster.let_send(sending=False)
 
     async def _drain(self, assignment: Assignment, *, at_end: bool) -> None:
-        """Begin no more HTTP attempts. Wait until the attempts in flight have ended, and until the deliveries that move
-        to the topic `outstanding` are stored there. Wait at most `drain_s` seconds if the process stops (`at_end`),
-        else at most `hand_over_s` seconds.
+        """Begin no more HTTP attempts, and wait until the attempts in flight have ended. Also wait until deliveries
+        that are moving to the topic `outstanding` are stored there. Wait at most `drain_s` seconds if the process stops
+        (`at_end`), else at most `hand_over_s` seconds. The partition's next owner repeats attempts that have not ended.
 
-        Do not wait for a listener whose attempts have all run for over `hanging_s` seconds. If the process stops, this
-        rule applies only to failing listeners. Attempts that have not ended are repeated by the partition's next owner.
+        Do not wait for a listener if all of its attempts have run for over `hanging_s` seconds. If the process stops,
+        this rule applies only to failing listeners.
         """
         time = asyncio.get_running_loop().time
 
@@ -301,9 +303,9 @@ class Worker:
 
     async def _add_dispatchers(self, listeners: Iterable[Listener], assignment: Assignment) -> bool:
         """Add a dispatcher for each of these listeners, with the listener's newest settings. Return False if a
-        rebalance has begun since.
+        rebalance has begun meanwhile: some dispatchers may then be missing.
         """
-        # Yield to the event loop here, because _begin() must start all delivery streams without interruption.
+        # Yield to the event loop now and then. _begin(), which comes next, must run without interruption.
         for count, listener_id in enumerate([listener.id for listener in listeners], 1):
             if count % self.tuning.opened_at_once == 0:
                 await asyncio.sleep(0)
@@ -315,7 +317,7 @@ class Worker:
         return True
 
     def _begin(self, assignment: Assignment, positions: Positions, changes: dict[int, Taken]) -> None:
-        """Start delivery to each listener at its committed offsets, and begin to read and to send messages."""
+        """Start delivery to each listener at its committed offsets. Then begin to read new messages."""
         outstanding, roster, tails = assignment.outstanding, self.roster, dict[int, int]()
         positions.report_missing(now_ms() - self.tuning.no_cursor_ms)
         for number in positions.partitions:
@@ -334,7 +336,7 @@ class Worker:
         assignment.start()
         self.kafka.membership.begin(tails)
         for listener_id in self._directory.listeners.keys() - roster.dispatchers.keys():
-            # Start this listener now: it was created during the take-over, or its secrets could not be decrypted.
+            # Try to start this listener: it is new, or its secrets could not be decrypted before.
             roster.start(self._directory.listeners[listener_id])
         assignment.ended_listeners.look()
         self._loaded.set()

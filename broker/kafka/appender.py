@@ -20,13 +20,13 @@ from broker.kafka.producer import KeyAndValue, Producer
 T = TypeVar("T")
 
 _LATE: Final = "Kafka did not acknowledge the records in time, but may have stored some of them"
-# A reader of one record must fetch its whole batch. So batches of several records have at most about 16 KiB.
+# To read one record, a reader must fetch the whole batch. So a batch of several records has at most about 16 KiB.
 _TOGETHER_BYTES_MAX: Final = 16 << 10
 
 
 class _Waiting(NamedTuple):
     """A Kafka record that waits to be sent in a record batch. When Kafka has stored the record, the future `offset`
-    gets its offset.
+    gets the record's offset.
     """
 
     record: KeyAndValue
@@ -41,7 +41,7 @@ class Appender:
         self._timeout_s = timeout_s
         self.name = topic
         self.refusal: Refusal | None = None  # why append_one() refuses records
-        # By partition: records that wait to be sent, because Kafka has not acknowledged an earlier batch yet.
+        # By partition: the records that wait to be sent until Kafka has acknowledged the batch before them.
         self._waiting: dict[int, deque[_Waiting]] = {}
         self._writing: set[asyncio.Task[None]] = set()
 
@@ -64,9 +64,9 @@ class Appender:
         """Append a record to a partition and return its offset. Return -1 if Kafka says that it already has this
         record, but no longer knows at which offset.
 
-        Raises LogUnavailable if Kafka refuses the record, or does not acknowledge it in time. After this error, the
-        record may have been stored. Raises DiskNearlyFull if the disk has too little space for the record; `urgent`
-        records may use more of the disk.
+        Raises LogUnavailable if Kafka refuses the record, or does not acknowledge it in time; Kafka may have stored the
+        record nevertheless. Raises DiskNearlyFull if the disk has too little space for the record. If `urgent` is true,
+        the record may use more of the disk than other records.
         """
         if self.refusal is not None:
             self.refusal.check(urgent=urgent)
@@ -98,9 +98,10 @@ class Appender:
             del self._waiting[partition]
 
     async def _tell(self, batch: Sequence[_Waiting], send: Awaitable[int]) -> None:
-        """Pass the result of a batch to the callers that wait for its records. If all these callers have stopped
-        waiting, cancel the write. If the batch was not sent yet, because another batch is in flight, it is then not
-        sent at all.
+        """Pass the result of a batch to the callers that wait for its records.
+
+        If all these callers have stopped waiting, cancel the write. If the batch still waits for an earlier batch then,
+        it is never sent.
         """
         sending = asyncio.create_task(self._bounded([send]))
         left = len(batch)
@@ -131,8 +132,8 @@ class Appender:
     async def _bounded(self, sends: Iterable[Awaitable[T]]) -> list[T]:
         """Wait at most `timeout_s` seconds for these writes. Without this limit, aiokafka would retry for much longer.
 
-        If a write was sent before the limit, Kafka may still store it later, and a retry by the caller then stores a
-        second copy. A write that was not sent yet is cancelled, so that retries during an outage do not add copies.
+        A write that was not sent in time is cancelled, so that a retry by the caller adds no second copy. If a write
+        was sent in time, Kafka may still store it later, and a retry by the caller then adds a second copy.
         """
         producer = self._producer.get()
         try:

@@ -16,7 +16,7 @@ from broker.kafka.producer import BATCH_BYTES_MAX
 from broker.ports import Acknowledged, BuildRecord
 
 QUEUE_HEADER: Final = "queue"
-# Besides its key, value and queue id, a record in a batch has at most this many bytes, such as the record's length.
+# A record in a batch has at most this many bytes besides its key, value and queue id.
 _RECORD_BYTES_EXTRA: Final = 40
 
 
@@ -37,11 +37,11 @@ class Append:
 
 
 class Together(Append):
-    """A group of messages that should be in one record batch. If one batch can't hold these messages, they use as few
+    """A group of messages that should be in one record batch. If the group is too large for one batch, it uses as few
     batches as possible.
 
-    The future `done` gets None when Kafka has stored all messages of the group. `builds` has one function for each
-    message that is in no batch yet; the function makes the message's record.
+    `builds` has one function for each message that is in no batch yet. The function makes the message's record. When
+    Kafka has stored all messages of the group, the future `done` gets None.
     """
 
     __slots__ = ("_unacknowledged", "begun", "builds", "count", "together")
@@ -54,9 +54,8 @@ class Together(Append):
         self.begun = False
 
     def part(self, count: int) -> Append:
-        """Remove the first `count` messages from those of this group that are in no record batch yet.
-
-        Return one item that stands for these messages in a record batch.
+        """Take the next `count` messages out of this group, because they go into a record batch now. Return one item
+        that stands for these messages in the batch.
         """
         done: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
         done.add_done_callback(partial(self._part_done, count))
@@ -105,8 +104,8 @@ class Together(Append):
 
 
 class Part(Append):
-    """Some messages of one group, which are in the same record batch. The future `done` gets the partition of the
-    batch, and the offset of the first of these messages.
+    """Some messages of one group that are in the same record batch. When Kafka has stored the batch, the future `done`
+    gets the batch's partition, and the offset of the first of these messages.
     """
 
     __slots__ = ("count",)
@@ -149,8 +148,10 @@ class AppendQueue:
 
 
 def fail(items: Sequence[Append], error: Exception) -> int:
-    """Raise this error in each caller that waits for one of these messages. But if a record batch already has some
-    messages of a caller's group, raise InDoubt in this caller instead. Return how many callers got an error.
+    """Give this error to each caller that waits for one of these messages, and return how many callers got an error.
+
+    A caller gets InDoubt instead if some messages of its group are already in a record batch, because Kafka may have
+    stored these messages.
     """
     waiting = [item for item in items if not item.done.done()]
     for item in waiting:

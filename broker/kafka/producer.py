@@ -69,11 +69,11 @@ class Producer:
         return self._current
 
     def failed(self, producer: Any, error: kafka_errors.KafkaError) -> None:
-        """Replace the Kafka producer if this error has made it unusable. Do nothing if a new one is being started
+        """Replace the Kafka producer if this error has made it unusable. Do nothing if a new producer is being started
         already.
 
-        A timeout does not make the producer unusable: the record only waited too long behind other records of its
-        partition.
+        A timeout does not make the producer unusable: it only means that earlier records of the same partition took too
+        long.
         """
         renewing = self._renewal is not None and not self._renewal.done()
         ended = not error.retriable and not isinstance(error, kafka_errors.KafkaTimeoutError)
@@ -112,8 +112,8 @@ class Producer:
     ) -> tuple[int, Awaitable[int]]:
         """Put records into one batch, beginning with `records[begin]`: as many as fit, but at least one.
 
-        Return the index of the first record in `records` that is not in the batch, and an awaitable. Awaiting it sends
-        the batch, and returns the Kafka offset of the batch's first record.
+        Return two values. The first is the index of the first record in `records` that is not in the batch. The second
+        is an awaitable: awaiting it sends the batch, and returns the Kafka offset of the batch's first record.
         """
         batch = self._current.create_batch()
         end = begin

@@ -36,7 +36,7 @@ ROWS_MAX: Final = 2_000  # rows before a write to Kafka
 # Usually, the counts of a minute are written 5 s after the minute or later, because some records arrive late.
 _WAIT_S: Final = 5.0
 _READ_BYTES: Final = 1 << 20
-# Every 60 s, read the records again that were read but not counted, because Faust may have lost them.
+# Every 60 s, read all records again that were read but not counted yet, because Faust may have lost some of them.
 _ON_THE_WAY_S: Final = 60.0
 _LANES_AT_ONCE: Final = 4
 # To find where counting must continue in each partition, read the last 1,000 records of `statistics`.
@@ -53,8 +53,8 @@ class Batch(NamedTuple):
     """Records of one partition that were read and must be counted. Their offsets begin at `begin` and end before `end`.
     If `unreadable` is true, the whole range is damaged, and `records` is empty.
 
-    `assignment` is the number of calls of forget_reads() before these records were read. If forget_reads() is called
-    again, the records are read again, so this batch of them is not counted.
+    `assignment` says how often forget_reads() had been called when the records were read. After another call, the
+    records are read again, so this batch is not counted.
     """
 
     lane: Lane
@@ -146,8 +146,8 @@ class Counting:
         return dict(self._totals.positions)
 
     async def assign(self, lanes: Collection[Lane]) -> None:
-        """Count these partitions from now on, and drop counts that were not written. Raises LogUnavailable if Kafka
-        does not answer.
+        """Count the records of these partitions from now on. Drop all counts in memory that were not written to Kafka.
+        Raises LogUnavailable if Kafka does not answer.
         """
         self.lanes = frozenset()
         self._restart({})
@@ -158,7 +158,9 @@ class Counting:
         self._restart({lane: follower.coverage.positions.get(lane) or begins[lane] for lane in lanes})
 
     def forget_reads(self) -> None:
-        """Read all records again that were read but not counted, because a rebalance may have dropped them."""
+        """Let read() read all records again that were read but not counted yet. For example, a rebalance may have
+        dropped them.
+        """
         self._assignment += 1
         self._looked_s = time.monotonic()
         self._fetched = {lane: at.offset for lane, at in self._totals.positions.items()}
@@ -168,8 +170,11 @@ class Counting:
         self.forget_reads()
 
     def _overtaken(self) -> None:
-        """Drop the counts in memory that are not written to Kafka: another process has counted the same records, or an
-        error may have made some counts wrong. Then continue to count after the last records that are counted in Kafka.
+        """Drop the counts in memory that are not written to Kafka. Then continue to count after the last records whose
+        counts are in Kafka.
+
+        Call this if another process has counted some of the same records, or if an error may have made some counts
+        wrong.
         """
         counted = {} if self._follower is None else self._follower.coverage.positions
         begins = self._totals.begins
@@ -192,8 +197,8 @@ class Counting:
             back *= 2
 
     async def _begins(self, lanes: Collection[Lane]) -> dict[Lane, Position]:
-        """Return, for each of these partitions, the offset at which counting begins. The partitions were never counted
-        before. Counting begins at the oldest record that statistics can still show.
+        """Return, for each of these partitions, the offset at which counting begins: that of the oldest record that
+        statistics can still show. Call this only for partitions that were never counted before.
         """
         found: dict[Lane, Position] = {}
         for source in SOURCES:
@@ -232,8 +237,8 @@ class Counting:
 
     @property
     def behind(self) -> bool:
-        """Return whether some partitions have records that were not read yet, according to Kafka's newest answer about
-        end offsets.
+        """Return whether some partitions have records that were not read yet. The end offsets are those of Kafka's
+        newest answer.
         """
         return any(at < self._ends.get(lane, 0) for lane, at in self._fetched.items())
 
@@ -259,11 +264,11 @@ class Counting:
         return Batch(lane, begin, fetched.next_offset, fetched.records, unreadable=False, assignment=assignment)
 
     def fold(self, batch: Batch) -> None:
-        """Count a batch of records.
+        """Count a batch of records. Ignore the batch if it does not begin at the first offset of its partition that is
+        not counted yet.
 
-        The batch must begin at the first offset of its partition that is not counted yet. Otherwise, ignore the batch.
-        After an error, drop all counts that were not written. The records of these counts are read again, so no record
-        is counted twice.
+        After an error, drop all counts that were not written to Kafka. Their records are then read and counted again,
+        so each record is counted once.
         """
         try:
             self._fold(batch)
@@ -318,8 +323,8 @@ class Counting:
         """Write the counts to Kafka. If another process has already counted some of the same records, drop the counts
         and return False.
 
-        Raises LogUnavailable if Kafka does not answer. After an error, the records are counted again unless Kafka has
-        stored their counts.
+        Raises LogUnavailable if Kafka does not answer. Kafka may have stored the counts nevertheless. If it has not,
+        the records are counted again.
         """
         async with self._writing:
             return await self._write()
@@ -356,8 +361,8 @@ def _now_ms() -> int:
 
 
 def _minute_now() -> int:
-    """Return the number of the minute to which the time 5 s ago (_WAIT_S) belongs. So the number changes 5 s after a
-    minute has ended. By then, the records of this minute have usually arrived.
+    """Return the number of the minute (since the epoch) that includes the time 5 s ago (_WAIT_S). So the number changes
+    5 s after a minute has ended. By then, the records of this minute have usually arrived.
     """
     return int((_now_ms() - _WAIT_S * 1000) // MINUTE_MS)
 

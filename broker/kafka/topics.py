@@ -15,7 +15,7 @@ _FOR_EVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes"
 _TWO_DAYS = {"cleanup.policy": "delete", "retention.ms": str(2 * 24 * 3600 * 1000), "retention.bytes": "-1"}
 _THIRTY_DAYS = {"cleanup.policy": "delete", "retention.ms": str(30 * 24 * 3600 * 1000), "retention.bytes": "-1"}
 # Use segments of 16 MiB for compacted topics, instead of Kafka's default of 1 GiB.
-# Kafka keeps replaced records in the segment to which it writes, and a partition's new worker must read these, too.
+# Kafka does not compact the segment to which it writes, and a partition's new worker must read all records in it.
 _COMPACTED = {"cleanup.policy": "compact", "segment.bytes": str(16 << 20)}
 _UUID: Final = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
@@ -88,9 +88,8 @@ def by_name(table: Topics) -> dict[str, Topic]:
 
 
 def import_mark(kafka: KafkaSettings, manifest_sha256: str = "") -> str:
-    """Return the name of the topic that marks an unfinished import of the export with this manifest hash.
-
-    Without a hash, return the beginning of all such names.
+    """Return the name of the topic that marks an unfinished import of an export. `manifest_sha256` is the hash of the
+    export's manifest. Without it, return the text with which all these names begin.
     """
     return f"{kafka.topic_prefix}import-{manifest_sha256[:32]}"
 

@@ -72,7 +72,9 @@ class _Parsed:
 
 
 class Body(NamedTuple):
-    """The body of a listener's answer. `complete` is False if `data` may lack a part of the body."""
+    """The body of a listener's answer, as it arrived. `complete` is False if a part of the body may be missing in
+    `data`.
+    """
 
     data: bytes
     complete: bool
@@ -81,8 +83,9 @@ class Body(NamedTuple):
 def read_body(raw: bytes, *, cut: bool) -> Body:
     """Parse an HTTP answer, and return its body. `raw` has the bytes of the answer, from its status line on.
 
-    A body without a declared length ends with the connection. Such a body is incomplete if `cut` is true: the
-    connection broke, or this side closed it. It is also incomplete if it begins with `{`, but is not valid JSON.
+    A body without a declared length ends when the connection ends. Such a body is incomplete if `cut` is true: the
+    connection broke, or this side closed it. Such a body is also incomplete if it begins with `{`, but is not valid
+    JSON.
     """
     parsed = _Parsed()
     parsed.parse(raw)

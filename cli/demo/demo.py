@@ -39,7 +39,7 @@ REFUSE_FROM: Final = 0.25
 KILL_AT: Final = 0.5
 ACCEPT_AFTER_S: Final = 2.0  # seconds after the last put
 TICK_S: Final = 0.1
-# The demo gives up if nothing happens for 40 s. Kafka needs less time to notice that a worker is dead.
+# If no message is put or received for 40 s, the demo gives up. Kafka needs less time to notice a killed worker.
 PATIENCE_S: Final = 40.0
 CONCURRENCY: Final = 16
 _OVER: Final = object()
@@ -162,10 +162,10 @@ class Demo:
                 group.create_task(send(task, numbered))
 
     async def _watch(self, putting: asyncio.Task[None]) -> None:
-        """Cause the demo's failures one after another, and show the numbers of messages. Return when all failures are
-        over and every message that was put has arrived.
+        """Cause the demo's failures (one listener refuses messages, and a worker is killed), and show the numbers of
+        messages. Return when the failures are over and every message that was put has arrived.
 
-        Also return if nothing was put or received for PATIENCE_S seconds.
+        Also return if no message was put or received for PATIENCE_S seconds.
         """
         course = self._course(putting)
         progress: object = None
@@ -184,8 +184,9 @@ class Demo:
             await asyncio.sleep(TICK_S)
 
     def _course(self, putting: asyncio.Task[None]) -> Iterator[None]:
-        """Cause the failures of the demo, one after another. This generator is resumed every TICK_S seconds, so each
-        `yield` is a pause of TICK_S seconds.
+        """Let the listener FAILING refuse messages, kill a worker, and later let the listener accept messages again.
+
+        This generator is resumed every TICK_S seconds, so each `yield` is a pause of TICK_S seconds.
         """
         server, listeners, view = self._server, self._listeners, self._view
         while len(self._put) < REFUSE_FROM * len(self._messages) and not putting.done():

@@ -23,7 +23,7 @@ from broker.core.catalogue import PASSING, TOPICS
 from broker.core.health import Health
 from broker.core.histogram import BOUNDS_MS, Histogram
 
-if TYPE_CHECKING:  # for type checks only: the supervisor imports this module, but must not import a Kafka client
+if TYPE_CHECKING:  # only for type checks: the supervisor imports this module, but must not load a Kafka client
     from api.request_counts import RequestCounts
     from broker.delivery.checkpoint.metrics import Condition, Lag, Metrics, Trouble
     from broker.delivery.worker import Worker
@@ -32,10 +32,10 @@ if TYPE_CHECKING:  # for type checks only: the supervisor imports this module, b
     from broker.volume import StoredBytes
 
 ORGANIZATIONS_SHOWN: Final = 20
-# Each metric of single listeners shows at most 20 listeners, such as those with the most failed attempts.
-# A metric that shows the top 20 by each of two values, such as attempts and failed attempts, has up to 40 listeners.
+# A metric of single listeners shows the 20 listeners with the highest value, such as the most parked deliveries.
+# If a metric shows the 20 with the most attempts and the 20 with the most failed attempts, it has up to 40 listeners.
 LISTENERS_SHOWN: Final = 20
-# The buckets of a listener's histogram are fewer than in BOUNDS_MS, because each bucket adds a time series.
+# A listener's histogram has fewer buckets than other histograms, because each bucket adds a time series.
 _LISTENER_BOUNDS_MS: Final = (5, 20, 100, 500, 2_000, 10_000, 60_000)
 
 
@@ -55,7 +55,7 @@ class _Collector(Collector):
         self._make = make
 
     def describe(self) -> Iterable[Metric]:
-        # Without describe(), a registry with `auto_describe` calls collect() at registration, before there are counts.
+        # Without describe(), a registry with `auto_describe` would call collect() when this collector is registered.
         return []
 
     def collect(self) -> Iterable[Metric]:
@@ -130,12 +130,12 @@ def show_damage(registry: CollectorRegistry, view: DirectoryView, log: KafkaLog)
 
 
 def show_worker(registry: CollectorRegistry, worker: Worker) -> Callable[[], Awaitable[None]]:
-    """Add the metrics of a worker's deliveries. Return a function that reads the worker's state; await it before each
-    request for the metrics.
+    """Add the metrics of a worker's deliveries to the registry. Return a function that reads the worker's state. Await
+    the returned function before each request for the metrics.
 
-    Counters, such as the number of attempts, are read at each request for the metrics. The other metrics show the
-    worker's state at the latest call of the returned function. Before the first call, the other metrics and the
-    counters of single listeners are missing.
+    Counters, such as the number of attempts, are read at each request for the metrics. All other metrics show the state
+    that the returned function has read last. Before its first call, the other metrics and the counters of single
+    listeners are missing.
     """
     now: Condition | None = None
 
@@ -246,9 +246,9 @@ def _by_listener(metrics: Metrics, now: Condition) -> Iterator[Metric]:
     """Yield the metrics of attempts to single listeners: to the listeners with the most attempts, and to those with the
     most failed attempts.
 
-    Attempts of the last five minutes decide which listeners are shown. If two listeners have equally many, the number
-    of all their attempts decides. A shown counter never decreases while the worker runs, because the worker also counts
-    the attempts to listeners that are not shown.
+    Attempts of the last five minutes decide which listeners are shown. If two listeners have equally many, all their
+    attempts since the worker began to deliver to them decide. The worker also counts the attempts to listeners that are
+    not shown. So when a listener is shown again, its counters include the attempts made meanwhile.
     """
     found = metrics.by_listener
 

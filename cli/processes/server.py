@@ -30,9 +30,9 @@ KEEP_ALIVE_S: Final = 75  # most proxies close an idle connection after 60 s, so
 FINISH_S: Final = 7  # requests that still run at shutdown have this many seconds to finish
 HEAD_BYTES_MAX: Final = 32 << 10
 REQUEST_S: Final = 60.0
-# If the body of a request is chunked, its chunk extensions and trailers may have at most this many bytes together.
+# The chunk extensions and trailers of a request with a chunked body may have at most this many bytes in total.
 FRAMING_BYTES_MAX: Final = 32 << 10
-# FRAMING_BYTES_MAX leaves out 20 bytes for each chunk: up to 16 digits for the chunk's size, and two line ends.
+# 20 bytes of each chunk do not count towards FRAMING_BYTES_MAX: up to 16 digits of its size, and two line ends.
 _CHUNK_BYTES: Final = 20
 # If 32 requests of a connection wait for the answer to an earlier request, the server drops all later requests.
 PIPELINED_MAX: Final = 32
@@ -42,7 +42,7 @@ _READ_BYTES_MIN: Final = 64 << 10
 _TICKS_PER_S: Final = 10  # uvicorn counts ten ticks a second
 _LOOK_TICKS: Final = 20  # every 20 ticks of uvicorn (2 s), the server looks for slow and idle clients
 
-# If a client breaks the protocol, does not read or is refused, uvicorn logs a line that begins with one of these texts.
+# uvicorn logs a line that begins with one of these texts if a client breaks the protocol, reads nothing or is refused.
 # Everput drops log lines of uvicorn that begin with these texts, because any client can cause thousands of such lines.
 _CLIENTS_FAULTS: Final = (
     # uvicorn logs this text if an answer was cut off, or if a WebSocket was refused
@@ -67,12 +67,12 @@ class Server(uvicorn.Server):
     """An HTTP server that limits what a client may do. Await `serve(sockets=[…])` to run the server. Set `should_exit`
     to True to end it.
 
-    `accepts` is called once, when the server begins to accept requests. A client must send a request within `request_s`
-    seconds, and must read its answer at a minimum rate. A request for a host that is not in `hosts` is answered 421. At
-    most `connections_max` connections may be open. If `clients` is given, one client may have at most half of that
-    number.
+    The server closes a connection if its client takes longer than `request_s` seconds to send a request, or reads its
+    answer too slowly. A request for a host that is not in `hosts` is answered 421. At most `connections_max`
+    connections may be open. If `clients` is given, one client may have at most half as many HTTP connections.
 
-    `direct_puts` answers usual puts (small, valid, and without a need to wait) without calling `app`.
+    `accepts` is called once, when the server begins to accept requests. `direct_puts` answers usual puts (small, valid,
+    and without a need to wait) without calling `app`.
     """
 
     config: _Config
@@ -134,8 +134,8 @@ class Server(uvicorn.Server):
         self._accepts()
 
     async def main_loop(self) -> None:
-        """Call `on_tick` every `look_ticks` tenths of a second, but at least once a second. uvicorn's own loop calls
-        `on_tick` ten times a second.
+        """Call `on_tick` once a second. If `look_ticks` is less than 10, call it every `look_ticks` tenths of a second.
+        uvicorn's own loop would call `on_tick` ten times a second, which takes more processor time.
         """
         counter, step = 0, min(self._look_ticks, _TICKS_PER_S)
         while not await self.on_tick(counter):
@@ -167,7 +167,7 @@ class _Written(asyncio.Protocol):
 
     transport: asyncio.Transport
     loop: asyncio.AbstractEventLoop
-    # The loop time since which the client has read less than 64 KiB of a waiting answer. 0.0 if no answer waits.
+    # The loop time since which the client has read less than 64 KiB of an answer that waits; 0.0 if no answer waits.
     _unread_since = 0.0
     _unread_bytes = 0
 
@@ -176,7 +176,9 @@ class _Written(asyncio.Protocol):
         super().resume_writing()
 
     def drop_if_unread_since(self, before: float) -> None:
-        """Disconnect the client if it has read less than 64 KiB of a waiting answer since the loop time `before`."""
+        """Disconnect the client if an answer has waited since the loop time `before`, and the client has read less than
+        64 KiB of the answer since then.
+        """
         left = self.transport.get_write_buffer_size()
         if not left or not self._unread_since or left <= self._unread_bytes - _READ_BYTES_MIN:
             self._unread_since = self.loop.time() if left else 0.0
@@ -226,14 +228,14 @@ class _Connection(_Written, DirectPutProtocol):
     """
 
     config: _Config
-    # The loop time since which the server waits for the first request, or for the rest of a request. Otherwise None.
+    # The loop time since which the server waits for a first request, or for the rest of a request; None if for neither.
     _waiting_since: float | None = None
-    # How many bytes of a head came after its first socket read. Negative while the first read is handled.
+    # How many bytes of a request's head came after the head's first socket read; negative during the first read.
     _head_bytes = 0
     _read_bytes = 0  # bytes of the current socket read
-    # The bytes of chunk extensions and trailers that a request has sent since the socket read with the end of its head.
-    # To get _framing_bytes, add the bytes of each socket read, and subtract the content and 20 bytes for each chunk.
-    # Content in the same read as the end of the head is subtracted, too. So _framing_bytes can be negative.
+    # The bytes of a request's chunk extensions and trailers, without those in the socket read that ends its head.
+    # Each later socket read adds its bytes to _framing_bytes. Each chunk subtracts its content and 20 bytes.
+    # Chunks in the socket read that ends the head are subtracted, but not added. So _framing_bytes can be negative.
     _framing_bytes = 0
     _client_name: str | None = None
     _last_taken = False  # True once no more requests are accepted: the connection closes after the last answer
@@ -325,7 +327,7 @@ class _Connection(_Written, DirectPutProtocol):
     def on_headers_complete(self) -> None:
         self.in_head = False
         self._framing_bytes = -self._read_bytes
-        # If a head came in one socket read of at most HEAD_BYTES_MAX bytes, it can't be too large. Then skip the check.
+        # Check the head's size, except if the head came in one socket read of at most HEAD_BYTES_MAX bytes.
         if self._read_bytes > HEAD_BYTES_MAX or self._head_bytes >= 0:
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if size > HEAD_BYTES_MAX:
@@ -337,7 +339,7 @@ class _Connection(_Written, DirectPutProtocol):
     def begun(self) -> None:
         waiting = len(self.pipeline)
         if self.unanswered:
-            waiting += len(self.unanswered) - 1  # the first of these puts is being answered
+            waiting += len(self.unanswered) - 1  # The first of these puts does not wait: it is being answered.
         if waiting >= PIPELINED_MAX:
             self._take_last()
         elif self.cycle is not None and not isinstance(self.cycle, DirectCycle) and not self.cycle.keep_alive:
@@ -345,8 +347,8 @@ class _Connection(_Written, DirectPutProtocol):
             self.cycle.transport = _Lingering(self.transport, self._close_when_received)  # type: ignore[assignment]
 
     def _close_when_received(self) -> None:
-        """Close the connection when the client has sent its whole request. close_if_waiting_since() closes it earlier
-        if that takes longer than the time limit for a request.
+        """Close the connection when the client has sent its whole request. If that takes longer than the time limit for
+        a request, close_if_waiting_since() closes the connection before.
         """
         if self._waiting_since is None:
             self.transport.close()
@@ -402,8 +404,8 @@ class _Connection(_Written, DirectPutProtocol):
             super().on_message_complete()
 
     def close_if_waiting_since(self, before: float) -> None:
-        """Close the connection if the server has waited for the first request, or for the rest of a request, since the
-        loop time `before` or longer. If a request has begun, but its answer has not, first answer 408.
+        """Close the connection if the server has waited at least since the loop time `before` for the first request, or
+        for the rest of a request. If a request has begun, but its answer has not, first answer 408.
         """
         if self._waiting_since is None or self._waiting_since > before or self.transport.is_closing():
             return

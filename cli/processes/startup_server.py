@@ -54,9 +54,10 @@ class StartupServer:
         self._later = asyncio.get_running_loop().call_later(KAFKA_S, self._begin)
 
     def kafka_is_there(self) -> None:
-        """Record that Kafka answers. From now on, an answer 503 says that this process still reads the log.
+        """Record that Kafka answers. From now on, an answer 503 says that this process still reads the log, and no
+        longer that Kafka can't be reached.
 
-        If the server accepts no connections yet, it begins to accept them READING_S seconds after this call.
+        If the server accepts no connections yet, let it begin READING_S seconds after this call.
         """
         self._why = ViewBehind("This server is starting and still reads the log. Nothing was stored; try again.")
         self._later.cancel()
@@ -65,11 +66,11 @@ class StartupServer:
     async def open(
         self, app: App, direct_puts: DirectPuts | None, *, before_end: Callable[[], None] = lambda: None
     ) -> None:
-        """Let the application and `direct_puts` answer all requests from now on. Return when the server accepts
+        """Let the application and `direct_puts` answer all requests from now on, and return when the server accepts
         connections. Before this call, the server accepted no connections, or answered all requests with 503.
 
-        `close` calls `before_end`, and then waits for running requests. So `before_end` must end requests that would
-        run for long.
+        `close` first calls `before_end`, and then waits for running requests. So `before_end` must end requests that
+        would run for long.
         """
         self._app, self._before_end = app, before_end
         self._server.config.direct_puts = direct_puts

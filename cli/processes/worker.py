@@ -110,7 +110,9 @@ def _alerts(
     stored: StoredBytes,
 ) -> AlertWatch:
     def disk() -> tuple[int, int]:
-        """Return how many bytes are free on the disk of the data directory, and below how many the API refuses puts."""
+        """Return two numbers of bytes: the free space on the disk of the data directory, and the free space below which
+        the API refuses puts.
+        """
         return shutil.disk_usage(options.data_dir).free, options.disk_free_bytes_min
 
     sources = Sources(

@@ -9,7 +9,8 @@ from everput.answers.base import Answer, Count, Named, PageLinks, Time
 
 class LatencyFields(Answer):
     """The durations of deliveries. A duration begins when the message is put or, if the message has a `deliver_at`, at
-    that time. It ends when the message is delivered.
+    that time. If the delivery fails again after a redrive, its duration begins at the redrive. A duration ends when the
+    message is delivered.
     """
 
     mean_ms: float

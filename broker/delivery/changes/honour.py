@@ -49,17 +49,16 @@ class Taken:
     take-over or for new listeners.
     """
 
-    # `found` is complete for messages from the offset `floor` of `messages` on.
-    # For each of these messages that was updated or deleted, `found` has the change that counts.
-    # Of messages before `floor`, `found` has at most those with a delivery in `outstanding`.
+    # `found` has every updated or deleted message from the offset `floor` of `messages` on, with the change in effect.
+    # `found` can also have earlier messages, but only those with a delivery in the topic `outstanding`.
     floor: int
     position: int  # the next offset of the topic `changes` to read
-    in_doubt_below: int  # Messages below this offset may have been sent by a worker that crashed.
-    # Updates and deletions below this offset of `changes` may have been applied by an earlier worker.
+    in_doubt_below: int  # An earlier worker that crashed may have sent messages below this offset.
+    # An earlier worker may have applied the updates and deletions below this offset of the topic `changes`.
     honoured_below: int
     found: dict[int, tuple[str, str, Change]] = field(default_factory=dict)
-    # Updates and deletions whose clients may still wait for an answer.
-    # An item of `recent` is the offset in `changes`, the event, and whether the event has effect.
+    # `recent` has the updates and deletions for which clients may still wait for an answer.
+    # An item of `recent` has the offset in the topic `changes`, the event, and whether the event has an effect.
     recent: list[tuple[int, MessageChange, bool]] = field(default_factory=list)
 
 
@@ -92,7 +91,7 @@ class Changes:
         self._floors: dict[int, int] = {}
         self._positions: dict[int, int] = {}  # next offsets of `changes` to read
         self._in_doubt_below: dict[int, int] = {}
-        # By partition: a former owner may have applied the updates and deletions below this offset of `changes`.
+        # By partition: an earlier owner may have applied the updates and deletions below this offset of `changes`.
         self._honoured_below: dict[int, int] = {}
         self._covering = 0
         self._texts: dict[tuple[int, int], asyncio.Task[str | None]] = {}
@@ -102,10 +101,10 @@ class Changes:
 
     async def read(self, lows: Mapping[int, int], ends: Sequence[int]) -> dict[int, Taken]:
         """Read the updates and deletions of messages that the worker must know before it delivers messages of these
-        partitions. Call this after the deliveries of `outstanding` were read. Raises LogUnavailable if Kafka fails.
+        partitions. Call this after the deliveries in the topic `outstanding` were read.
 
-        `lows` maps each partition to the lowest offset of `messages` from which a listener continues. `ends` has the
-        end offset of each partition of `messages`.
+        `lows` maps each partition to the lowest offset of `messages` at which a listener continues. `ends` has the end
+        offset of each partition of `messages`. Raises LogUnavailable if Kafka does not answer.
         """
         positions = await self._log.changes.end_offsets(list(lows))
 
@@ -127,8 +126,8 @@ class Changes:
         )
 
     def take_over(self, taken: Mapping[int, Taken]) -> None:
-        """Begin to apply updates and deletions to the deliveries of these partitions: those that read() has returned as
-        `taken`, and all newer ones. Call this when the worker owns the partitions. Call placed() later.
+        """Begin to apply updates and deletions of messages to the deliveries of these partitions: first `taken`, which
+        read() has returned, and then newer ones. Call this when the worker owns the partitions, and placed() later.
         """
         for partition, one in taken.items():
             self._floors[partition] = one.floor
@@ -192,10 +191,9 @@ class Changes:
             self._covering -= 1
 
     async def _doubt(self, partition: int, end: int, changes_end: int) -> tuple[int, int]:
-        """Return two offsets, found in the newest event that a worker has written to the topic `deliveries`.
-
-        The first is an offset of `messages`: the former owner may have sent messages below it without storing the
-        results. The second is an offset of `changes`: the former owner may have applied updates and deletions below it.
+        """Return two offsets. The former owner may have sent messages below the first offset without storing the
+        results. It may have applied updates and deletions below the second offset, which is an offset of `changes`. The
+        offsets come from the former owner's hand-over event. Without it, they are the partition's end offsets.
         """
         if end == 0:
             return 0, 0
@@ -206,12 +204,12 @@ class Changes:
         return newest.in_doubt_below, changes_end if below is UNSET else below
 
     async def _collect(self, partition: int, taken: Taken, begin: int, *, kept: bool) -> None:
-        """Read the updates and deletions of messages in the topic `changes`, from offset `begin` to before
+        """Read updates and deletions of messages in the topic `changes`, from the offset `begin` to before
         `taken.position`, and add them to `taken`.
 
-        `taken.found` gets the update or deletion that counts for each message from the offset `taken.floor` on. With
-        `kept`, an earlier message is included if the topic `outstanding` has a delivery of it. `taken.recent` gets each
-        update and deletion whose client may still wait for an answer.
+        `taken.found` gets, for each message from the offset `taken.floor` on, the update or deletion in effect. With
+        `kept`, it also gets those of earlier messages with a delivery in `outstanding`. `taken.recent` gets each update
+        and deletion whose client may still wait for an answer.
         """
         if not taken.position:
             return
@@ -258,7 +256,7 @@ class Changes:
     def _note(self, partition: int, offset: int, event: MessageChange) -> bool:
         """Apply the update or deletion at this offset of `changes` to the message's later attempts. A deletion also
         cancels the message's deliveries in the topic `outstanding`, except those of replays. Return False if the event
-        has no effect: the message was deleted before, or now has another version than the event is for.
+        has no effect: the message was deleted before, or does not have the version for which the event is.
         """
         place, new = (partition, event.offset), change(offset, event)
         before = self.known.get(place)
@@ -282,7 +280,7 @@ class Changes:
             before = time.monotonic()
             events = await self._tail.read()
             if time.monotonic() - before > self._tuning.suspended_s:
-                # After a long wait, this process may have been suspended. Checkpoints._pause() then normally ends it.
+                # After a long read, this process was perhaps suspended. Checkpoints._pause() then normally ends it.
                 # If this process goes on, drop the events that were read, and read them again, so that none is lost.
                 self._tail.follow({one: at for one, at in self._positions.items() if one in self._partitions})
                 continue
@@ -391,7 +389,7 @@ class Changes:
                 log.warning("changes.many count=%d", len(self.known))
 
     def forget_settled(self, number: int) -> None:
-        """Forget the updates and deletions in this partition that no delivery needs any more. Forget nothing until the
+        """Forget the updates and deletions in this partition that no delivery needs any more. Do nothing until the
         committed offsets of all listeners are loaded.
         """
         partition = self._partitions.get(number)

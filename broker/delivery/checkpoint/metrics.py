@@ -88,7 +88,7 @@ class Lag:
     listener_id: str
     queue_id: str
     # The number of messages that wait for the listener.
-    # If the listener lags, the number can be too high, because messages of other queues may be counted, too.
+    # For a listener that lags, the number can be too high, because it can include messages of other queues.
     messages: int
     oldest_at_ms: int | None  # None if unknown
 
@@ -134,9 +134,11 @@ def state_of(dispatcher: Dispatcher) -> str:
 
 
 def waiting(dispatcher: Dispatcher, partitions: dict[int, Partition]) -> int:
-    """Return about how many messages in the worker's partitions wait for the listener or are being sent to it. The
-    number leaves out messages in `outstanding`, and messages that the worker has not read from Kafka yet. The number
-    can be too high, because it includes some records of other queues in partitions where the listener lags.
+    """Return about how many messages in the worker's partitions wait for the listener or are being sent to it. Two
+    kinds of messages do not count: those in the topic `outstanding`, and those that the worker has not read from Kafka
+    yet.
+
+    If the listener lags in a partition, the number can be too high, because it includes some messages of other queues.
     """
     messages = 0
     for number, stream in dispatcher.streams.items():

@@ -75,7 +75,7 @@ class Dispatcher:
         self.opened = opened  # the listener's decrypted secrets and headers
         self._wants_tick = wants_tick  # makes tick() be called
         self._tell_gone = gone  # called after a 410 Gone
-        # `said_gone` is true after an answer 410 Gone: the worker was asked then to pause the listener.
+        # `said_gone` is true if the listener has answered 410 Gone, and the worker was asked to pause the listener.
         # `sending` is false while the worker must begin no attempts, for example during a rebalance.
         self._active, self.said_gone, self.sending = False, False, True
         self.streams: dict[int, Stream] = {}  # by partition
@@ -97,8 +97,8 @@ class Dispatcher:
         self.update(listener, share=share)
 
     def update(self, listener: Listener, *, share: Share, opened: Opened | None = None) -> None:
-        """Apply a change of the listener, such as new settings, a pause or a redrive, or a new `share` after a change
-        of the worker's partitions. If `opened` is None, the listener's secrets and headers are unchanged.
+        """Apply a change of the listener, such as new settings, a pause or a redrive. `share` is the part of the
+        listener's limits that this worker may use. `opened` is None if secrets and headers are unchanged.
         """
         self.opened = opened or self.opened
         before, self.listener = self.listener, listener
@@ -179,8 +179,8 @@ class Dispatcher:
                 attempts.connect((delivery,))
 
     def turn_away(self, delivery: Delivery, admission: Admission) -> None:
-        """Do with a delivery what `admission` says, because no attempt of it may begin now. For example, let it wait in
-        memory, or move it to the topic `outstanding`.
+        """Handle a delivery of which no attempt may begin now. `admission` says why not. For example, the delivery
+        waits in memory, or is moved to the topic `outstanding`.
         """
         match admission:
             case Admission.QUEUED:
@@ -202,12 +202,12 @@ class Dispatcher:
                 self.set_aside(delivery, None, None, message_of(delivery).deliver_at_ms)
 
     def touch(self, partition: int) -> bool:
-        """Include the listener's deliveries of the partition in a checkpoint soon. Do nothing and return False if the
-        worker does not deliver the partition's messages to the listener, for example after it lost the partition.
+        """Let a checkpoint soon include the listener's deliveries of the partition. Return False, and do nothing, if
+        the worker does not deliver the partition's messages to the listener (after it lost the partition, for example).
         """
         if not self.assignment.delivers(partition, self):
             return False
-        self.stream(partition).touch()  # If the stream was removed as idle, stream() creates a new one.
+        self.stream(partition).touch()  # If the stream was removed because it was idle, stream() creates it again.
         return True
 
     # A delivery leaves
@@ -224,7 +224,7 @@ class Dispatcher:
         if delivery.entry is not None:
             stream.pressing = True
             stream.from_outstanding.discard(delivery)
-            # End the delivery in its stream, too: after a crash, it may be both in the stream and in `outstanding`.
+            # After a crash, the delivery may also be in its stream's window. So end it there, too.
             stream.window.settle(delivery.offset)
         elif stream.window.settle(delivery.offset) is None:
             return
@@ -232,8 +232,8 @@ class Dispatcher:
             stream.assignment.touched(stream)
 
     def set_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> None:
-        """Move a delivery to the topic `outstanding`. Its next attempt is due at `due_ms`; with None, the delivery is
-        parked. When the delivery was written there, the listener's committed offset may pass its message.
+        """Move a delivery to the topic `outstanding`. When it is stored there, the listener's committed offset may pass
+        its message. The next attempt is due at `due_ms`; None parks the delivery.
         """
         key = message_of(delivery).key
         delivery.state = Leaving(due_ms, status, error)
@@ -242,7 +242,7 @@ class Dispatcher:
             self.deliveries.first_leaves(delivery, key, others_follow=due_ms is not None)
 
     def _give_back(self, delivery: Delivery) -> None:
-        """Put a delivery back into the index of the topic `outstanding`, because no attempt can begin now."""
+        """Put a delivery back into the index of `outstanding`, where it waits: no attempt can begin now."""
         delivery.state = RETURNED
         delivery.stream.from_outstanding.discard(delivery)
         delivery.stream.assignment.returned(delivery)
@@ -268,7 +268,7 @@ class Dispatcher:
         self.settle(delivery, CANCELLED)
 
     def renew(self, delivery: Delivery) -> None:
-        """Hold a delivery back while the new data of its updated message is read."""
+        """Let a delivery wait while the new data of its updated message is read from Kafka."""
         delivery.state = RENEWING
         self.deliveries.renewing.add(delivery)
 
@@ -289,8 +289,8 @@ class Dispatcher:
     # The following methods handle a listener that is down, is paused, or comes back.
 
     def stand_down_if_away(self) -> bool:
-        """Free the memory of messages whose deliveries wait for an attempt, but only if the listener is down or paused.
-        Return whether the listener is down or paused.
+        """Free the memory of messages whose deliveries wait for an attempt if the listener is down or paused. Return
+        whether it is down or paused.
         """
         away = self.circuit.state is circuit.State.OPEN or self.listener.paused is not None
         if away:
@@ -311,7 +311,7 @@ class Dispatcher:
 
     def wake(self) -> None:
         """Start attempts again: a pause of the listener has ended, or a probe of it has succeeded."""
-        # A resumed listener may be down and need probes. So let tick() be called regularly from now on.
+        # A resumed listener may be down and need probes. So let the worker call tick() regularly from now on.
         self.activate()
         if self.circuit.state is circuit.State.PROBATION:
             self.limits.begin_anew()
@@ -327,15 +327,15 @@ class Dispatcher:
     # Ticks
 
     def activate(self) -> None:
-        """Make the worker call tick() regularly, until there is nothing left to do."""
+        """Make the worker call tick() regularly, until tick() returns False."""
         if not self._active:
             self._active = True
             self._wants_tick(self)
 
     def tick(self, at_ms: int, *, late: bool = False) -> bool:
-        """Handle timeouts, and start attempts that are due, such as retries. The worker calls this several times a
-        second until it returns False: nothing is left to do. If `late` is true, no attempt times out: the event loop is
-        late, so some answers may have arrived, but were not read yet.
+        """Handle timeouts, and start attempts that are due, such as retries. The worker calls this method regularly
+        until it returns False: nothing is left to do. If `late` is true, no attempt times out: the event loop is late,
+        so some answers may have arrived, but were not read yet.
         """
         if not late:
             self.attempts.expire()
@@ -373,17 +373,17 @@ class Dispatcher:
 
     @property
     def waits(self) -> bool:
-        """Whether deliveries are ready, and the listener may take an attempt soon: for example, it is not down."""
+        """Whether deliveries are ready, and an attempt can start soon: the listener is not down, for example."""
         return bool(self.deliveries.ready) and not self.limits.let_wait(self.busy)
 
     @property
     def wants_more(self) -> bool:
-        """Whether deliveries are ready, and the listener's own limits allow more attempts than are in flight now."""
+        """Whether deliveries are ready, and the listener could use more attempts than are in flight for it now."""
         return bool(self.deliveries.ready) and not self.limits.held_back(self.busy)
 
     def drop(self, stream: Stream) -> None:
-        """Drop a partition's deliveries, because the partition was handed over or delivery to the listener ends. Late
-        answers can't change the deliveries.
+        """Drop a partition's deliveries, because the partition was handed over, or because delivery to the listener
+        ends. If an answer to a dropped delivery arrives later, it has no effect.
         """
         self.streams.pop(stream.partition, None)
         self.answers.forget(stream.partition)
@@ -403,14 +403,14 @@ class Dispatcher:
 
 
 def _return_cancelled(dispatcher: Dispatcher) -> None:
-    """Put ready deliveries back into the index of the topic `outstanding` if a redrive (a request to retry now) made
-    them ready, and was cancelled before an attempt began.
+    """Put deliveries back into the worker's index of the topic `outstanding` if their redrive (a request to retry now)
+    was cancelled. Only deliveries that are ready, and have no attempt in flight, are put back.
     """
     ready = dispatcher.deliveries.ready
     cancelled = [delivery for delivery in ready if is_cancelled(delivery)]
     if cancelled:
-        # Refill `ready` with the other deliveries before any cancelled delivery is returned.
-        # When a cancelled delivery is returned, the next delivery of its ordering key can become ready.
+        # Returning a cancelled delivery may add the next delivery of its ordering key to `ready`.
+        # So remove the cancelled deliveries from `ready` first, and then return them one by one.
         others = [delivery for delivery in ready if not is_cancelled(delivery)]
         ready.clear()
         ready.extend(others)

@@ -22,7 +22,7 @@ from broker.errors import LogDamaged, LogUnavailable
 
 log = logging.getLogger(__name__)
 
-_RECORD_BYTES_MIN: Final = 128  # The record of a message always has more bytes than this.
+_RECORD_BYTES_MIN: Final = 128  # A message's record has more than 128 bytes.
 
 
 class Source(Protocol):
@@ -33,18 +33,21 @@ class Source(Protocol):
     async def fetch(
         self, partition: int, offset: int, bytes_max: int, queue_ids: Collection[str]
     ) -> tuple[Sequence[Message], int]:
-        """Read the messages of these queues from `offset` on, with one fetch of about `bytes_max` bytes. Return the
-        messages (perhaps none), and the offset at which the next read must begin. Raises LogDamaged if the first
-        records are unreadable, and LogUnavailable if Kafka does not answer or the worker has lost the partition.
+        """Read the messages of these queues from `offset` on, with one fetch of about `bytes_max` bytes. If Kafka has
+        already deleted the record at `offset`, begin at the partition's first record.
 
-        If Kafka has deleted the record at `offset`, read from the partition's first record on.
+        Return the messages (perhaps none), and the offset at which the next read must begin.
+
+        Raises LogDamaged if the first records are unreadable. Raises LogUnavailable if Kafka does not answer, or if the
+        worker has lost the partition.
         """
 
     async def park_damaged(self, partition: int, ranges: Sequence[tuple[Dispatching, int, int]]) -> bool:
         """Park deliveries whose messages can't be read: keep them without further attempts. Each item of `ranges` is a
-        listener's dispatcher, and the first and the last offset of a range that can't be read. Return False if this
-        worker has not taken the partition over. Raises LogUnavailable if Kafka does not answer or the worker has lost
-        the partition.
+        listener's dispatcher, and the first and the last offset of a range that can't be read.
+
+        Return False if this worker has not taken the partition over yet: nothing was parked then. Raises LogUnavailable
+        if Kafka does not answer, or if the worker has lost the partition.
         """
 
 
@@ -78,9 +81,11 @@ class CatchUpQueue:
         self._some.release()
 
     async def next(self, *, first: bool) -> Stream:
-        """Wait until a delivery stream (one partition's messages to one listener) is in a queue. Remove the stream from
-        its queue and return it. If `first` is true, take a stream to a fast listener if there is one. Otherwise, take
-        one of the other streams if there is one. From a queue, take the stream that has waited longest.
+        """Wait until a queue has a delivery stream (one partition's messages to one listener). Remove the stream from
+        its queue, and return it.
+
+        If `first` is true, prefer the streams to fast listeners, else prefer all other streams. Of the streams in one
+        queue, take the stream that has waited longest.
         """
         await self._some.acquire()
         wanted, instead = self._waiting if first else reversed(self._waiting)
@@ -138,7 +143,7 @@ class CatchUp:
         """
         stream = await self._queue.next(first=first)
         if not stream.requested:
-            return  # This request is over. For example, another listener's read has served it.
+            return  # No read is needed: for example, another listener's read has served this request.
         try:
             await self._serve(stream)
         except LogUnavailable as error:
@@ -169,10 +174,10 @@ class CatchUp:
             if served % self._tuning.streams_at_once == 0:
                 await asyncio.sleep(0)
             if not other.requested:
-                continue  # This request is over. For example, another listener's read has served it.
+                continue  # No read is needed: for example, another listener's read has served this request.
             wanted = other.window.wanted()
             if other.dispatcher.listener.queue_id not in queue_ids:
-                # This read has left out messages of the listener's queue, so the listener needs another read.
+                # This read did not return messages of this listener's queue, so this listener needs another read.
                 continue
             if wanted is None or start <= wanted < end or not other.current:
                 self._done(other)
@@ -184,14 +189,14 @@ class CatchUp:
                     if other is stream:
                         _adapt(stream, start, end, self._tuning)
                     other.dispatcher.refill()
-        # If the read did not serve the stream for which it was made, make the stream's next read only after a pause.
+        # If this read did not serve the stream for which it was made, pause before the next read for this stream.
         if stream.requested and not was_served:
             asyncio.get_running_loop().call_later(self._tuning.stuck_pause_s, self._done, stream)
 
     async def _pass_damage(self, partition: Partition, damage: LogDamaged) -> None:
-        """Park the deliveries of damaged records, for each listener that waits for records of this damaged range. The
-        listener then continues after the range. Raises LogUnavailable if Kafka does not answer or the worker has lost
-        the partition.
+        """Park the deliveries of the damaged records, for each listener that waits for one of these records. The
+        listener then continues after the damaged records. Raises LogUnavailable if Kafka does not answer, or if the
+        worker has lost the partition.
         """
         found = []
         for stream in list(self._lagging.get(partition.number, ())):
@@ -214,9 +219,9 @@ class CatchUp:
                 await asyncio.sleep(0)
 
     def _queues_near(self, stream: Stream, start: int) -> set[str]:
-        """Return the ids of the queues whose messages the next read of older messages should return. They are the queue
-        of this stream's listener, and the queues of other lagging listeners that need an offset which the read can
-        reach.
+        """Return the ids of the queues whose messages the next read of older messages should return. One of them is the
+        queue of this stream's listener. The others are the queues of all lagging listeners whose next needed offset
+        this read can reach.
         """
         far = start + stream.fetch_bytes // _RECORD_BYTES_MIN
         queue_ids = {stream.dispatcher.listener.queue_id}

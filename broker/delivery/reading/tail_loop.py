@@ -39,16 +39,16 @@ class TailLoop:
             await asyncio.sleep(0)  # Yield to the event loop after each read, even if more records are available.
 
     async def read_once(self) -> None:
-        """Make one read of new Kafka records, and hand the records to their partitions."""
+        """Read new Kafka records once, and hand the records to their partitions."""
         try:
-            # The worker's partitions may change during the read. So _feed() looks them up only after the read.
+            # The worker's partitions may change during the read. So look the partitions up only after it, in _feed().
             await self._feed(await self._membership.read())
         except LogDamaged as damage:
             self._pass_over(damage)
 
     async def _feed(self, read: Mapping[int, Iterable[Record]]) -> None:
-        """Hand new Kafka records to their partitions, after a check that this worker still owns the partitions. If the
-        check fails, read the same records again later.
+        """Check that this worker still owns its partitions, and hand the new Kafka records to the partitions. If the
+        check fails, pause, and read the same records again later.
         """
         assignment = self._roster.assignment
         owned = {number: assignment.partitions[number] for number in read if number in assignment.partitions}
@@ -67,8 +67,10 @@ class TailLoop:
                 partition.feed(messages(read[number]))
 
     def _pass_over(self, damage: LogDamaged) -> None:
-        """Continue after unreadable records. A reader of older messages tries to read these records once more, and
-        parks the listeners' deliveries of these records if they are still unreadable.
+        """Skip unreadable records: the next read begins after them.
+
+        A reader of older messages then tries once more to read the skipped records. If they are still unreadable, this
+        reader parks the listeners' deliveries of these records.
         """
         partition = self._roster.assignment.partitions.get(damage.partition)
         if partition is not None:
