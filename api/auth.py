@@ -33,7 +33,7 @@ COOKIE: Final = "everput_session"
 COOKIE_HTTPS: Final = f"__Host-{COOKIE}"
 _REMEMBERED_MAX: Final = 10_000
 _USE_NOTED_S: Final = 3600
-# If a rate limit permits n requests a second, its largest burst is n times this number of requests, but at least 1.
+# If a rate limit permits n requests a second, a burst may have as many requests as 10 seconds permit: 10 n, at least 1.
 _WINDOW_S: Final = 10
 _BEARER: Final = "bearer "
 # The rate limit on one account's requests with a session, for operations that need no `Everput-Organization` header.
@@ -44,9 +44,9 @@ _SESSION_CALLS_PER_S: Final = 1.0
 class ApiKeys:
     """The look-up of API keys by the text that a client sends.
 
-    It caches the hashes of keys, but not whether a key is valid. So this process refuses a revoked key as soon as it
-    has read from the log that the key was revoked. `limit` is the rate limit on the requests that each organization
-    makes with API keys; None means no limit.
+    It caches the SHA-256 of each key's text, but not whether the key is valid. So this process refuses a revoked key as
+    soon as it has read from the log that the key was revoked. `limit` is the rate limit on each organization's requests
+    with API keys. None means no limit.
     """
 
     limit: Limit | None = None
@@ -68,8 +68,8 @@ class ApiKeys:
         return api_key
 
     def remembered(self, text: bytes) -> ApiKey | None:
-        """Return a valid API key that is in the cache. Return None if the caller must use `find` instead, which looks
-        the key up or refuses it.
+        """Return the API key with this text if it is in the cache and valid. Otherwise return None: the caller must
+        then call find(), which looks the key up or refuses it.
         """
         api_key = self._view.state.keys_by_sha256.get(self._hashes.get(text, ""))
         if api_key is None or (api_key.expires_at_ms is not None and api_key.has_expired(now_ms())):
@@ -91,7 +91,7 @@ class ApiKeys:
         sha256 = key_sha256(decoded)
         api_key = self._view.state.keys_by_sha256.get(sha256)
         if api_key is None:
-            # Another process may have created this key just now. So read the topic `control` to its end, and try again.
+            # Another process may have created this key just now. So wait until this process has read all of `control`.
             await self._view.caught_up()
             api_key = self._view.state.keys_by_sha256.get(sha256)
         if api_key is None:
@@ -104,9 +104,9 @@ class ApiKeys:
         return api_key
 
     def _used(self, api_key: ApiKey, text: bytes, request_id: bytes) -> None:
-        """Record in the log that an API key was used, unless its last recorded use is less than half an hour ago. This
-        method is called when a key comes into the cache. After an hour, it removes the key from the cache, so that the
-        key's next use calls this method again.
+        """Record in the log that an API key was used, unless the log has a use of the key in the last half hour. The
+        caller has just put the key into the cache. After an hour, this method removes the key from the cache. The key's
+        next use then puts it into the cache again, and is recorded, too.
         """
         asyncio.get_running_loop().call_later(_USE_NOTED_S, self._hashes.pop, text, None)
         at_ms = now_ms()
@@ -125,7 +125,8 @@ class ApiKeys:
         )
         try:
             await self._control.append(event)
-        # If the event `key.used` was not stored, do not repeat it. The key's next use after an hour sends a new event.
+        # If the event `key.used` could not be stored, only log a warning.
+        # The key's next use after an hour is recorded again.
         except BrokerError as error:
             log.warning("key.use_not_noted key=%s error=%s", api_key.id, error)
 
@@ -140,8 +141,8 @@ class LimitedApiKeys(ApiKeys):
         )
 
     async def find(self, text: bytes, headers: Headers, request_id: bytes) -> ApiKey:
-        """Return the API key, and count the request. Raises Unauthenticated if the key is missing or not valid, and
-        TooManyRequests beyond the rate limit.
+        """Return the API key that a client sent, and count the request. Raises Unauthenticated if the key is missing or
+        not valid. Raises TooManyRequests if the key's organization exceeds the rate limit.
         """
         api_key = await super().find(text, headers, request_id)
         self.limit.take(headers, api_key.organization_id)
@@ -165,12 +166,11 @@ def check_scope(api_key: ApiKey, scope: str) -> None:
 
 
 def check_queue(api_key: ApiKey, queue_id: str | None, *, narrows: bool) -> None:
-    """Check that an API key may be used for this path. A key for all queues may be used for every path. If the key is
-    restricted to some queues, the path of another queue raises NotFound, and a path without a queue (`queue_id` is
-    None) raises Forbidden.
+    """Check that an API key may be used for a request. `queue_id` is the queue in the request's path; None if the path
+    has no queue. A key for all queues passes. If the key is restricted to some queues, raise NotFound for any other
+    queue, and Forbidden if `queue_id` is None.
 
-    With `narrows`, a path without a queue is permitted, because its handler shows a restricted key only the key's
-    queues.
+    With `narrows`, a path without a queue passes, too: the handler of the request uses only the key's own queues.
     """
     if api_key.queue_ids is None:
         return
@@ -195,8 +195,9 @@ class Token(NamedTuple):
 class Sessions:
     """The look-up of sessions by their tokens, and the cookies that hold the tokens.
 
-    `public_url` is the URL that browsers use. It says whether cookies need https, and from which origin this server's
-    own pages come. If `public_url` is None, the scheme and the header `Host` of each request say so.
+    `public_url` is the URL of this server in browsers. It decides whether the cookie is sent only over https, and which
+    origin this server's own pages have. If `public_url` is None, both follow from the scheme and the header `Host` of
+    each request.
     """
 
     def __init__(self, view: DirectoryView, public_url: str | None) -> None:
@@ -271,9 +272,10 @@ class Sessions:
         return scope["scheme"] in ("https", "wss") if public_url is None else public_url.lower().startswith("https:")
 
     def same_origin(self, scope: Scope) -> bool:
-        """Return whether the browser says that a page of this server sends the request.
+        """Return True if the browser says that a page of this server sent the request, else False.
 
-        Browsers say so in the header `Sec-Fetch-Site` or `Origin`. Return False if both are missing (decision 0121).
+        Browsers say so in the header `Sec-Fetch-Site` or, without this header, in `Origin`. Without both headers,
+        return False (decision 0121).
         """
         headers: dict[bytes, bytes] = dict(scope["headers"])
         site = headers.get(b"sec-fetch-site")
@@ -328,7 +330,8 @@ class Members:
         session = await self._sessions.look_up(scope)
         organization_id = dict(scope["headers"])[ORGANIZATION].decode("latin-1")
         is_member = self._view.state.is_member(organization_id, session.account_id)
-        # Count a non-member's request under the account's id, so that strangers can't use up the organization's limit.
+        # If the account is no member, count the request for the account instead of the organization.
+        # Otherwise, strangers could use up the rate limit of the organization.
         if self._limit is not None:
             self._limit.take(headers, organization_id if is_member else session.account_id)
         if not is_member:

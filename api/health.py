@@ -110,8 +110,9 @@ async def queue_backlog_fields(status: ListenerStatus, queues: Sequence[Queue]) 
 
 
 async def backlogs_of(status: ListenerStatus, listeners: Sequence[Listener]) -> Mapping[str, Backlog] | None:
-    """Return for each listener of an organization, by its id, how many messages wait and when the oldest was put.
-    Return None if Kafka does not answer in time, or if too many large reads are running.
+    """Return, by listener id, how many messages wait for each of these listeners of one organization, and when the
+    oldest of them was put. Return None if Kafka does not answer in time, or if too many large reads of the log are
+    running.
     """
     if not listeners:
         return {}

@@ -31,7 +31,7 @@ from broker.core.selection import MessagePosition, Selection
 from broker.errors import NotFound
 from broker.ports import MessageLog
 
-# This regular expression takes linear time: it has one repetition, and nothing follows it in its alternative.
+# This regular expression takes linear time: its only repetition, `.+`, is the end of its alternative.
 _ACTOR: Final = re.compile(r"(?:key|account):.+|worker|shell")
 _PATH: Final = "/v1/log"
 _MEDIA: Final = b"application/x-ndjson"
@@ -39,8 +39,8 @@ _LIMIT_MAX: Final = 1_000_000
 _NO_MESSAGE: Final = (
     "No message of this organization has this ID. Check the ID; retention may have deleted an old message."
 )
-# The clocks of two processes may differ by this many milliseconds.
-# If the clocks differ, an event about a message may have an earlier time than the message.
+# A search for a message's events begins one minute before the time in the message's id.
+# The clocks of two processes may differ, so an event may have an earlier time than the message that it is about.
 _CLOCK_SKEW_MS: Final = 60_000
 
 
@@ -72,7 +72,8 @@ class EventLog:
             wanted, span = await self._story(query["message"], wanted, span)
         slices = self._reader.read(wanted, span)
         try:
-            # Read the first line before the answer begins: if this fails, the client still gets an HTTP error status.
+            # Read the first part of the log before the answer begins.
+            # If this first read fails, the client gets an HTTP error status.
             first = await anext(slices)
         except WrongCursor as error:
             raise BadParameter(str(error), parameter="cursor") from None
@@ -111,9 +112,9 @@ class EventLog:
         return b"\n".join(lines) + b"\n"
 
     async def _story(self, message_id: str, wanted: Selection, span: Range) -> tuple[Selection, Range]:
-        """Return the selection `wanted`, restricted to the events of one message, and a range of the log for this
-        message. The range begins a minute before the time in the message's id, or at `span.begin_ms` if that is later.
-        Raises NotFound if the organization has no such message.
+        """Restrict a search of the log to the events of one message. Return the filter `wanted` with this message
+        added, and the time range `span` with a new begin. The new begin is a minute before the time in the message's
+        id, or `span.begin_ms` if that is later. Raises NotFound if the organization has no message with this id.
         """
         parts = parse_message_id(message_id)
         found = None

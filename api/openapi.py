@@ -30,7 +30,7 @@ from everput import answers
 _REFERENCE: Final = "#/components/schemas/{name}"
 _ID: Final = "0180994c-b6b2-7d0e-b7ad-414716e83386"
 _ID_SCHEMA: Final = {"type": "string", "format": "uuid"}
-# This regular expression takes linear time on any input: a match begins with `{`, which its repetition can't contain.
+# This regular expression takes linear time: a match begins with `{`, and its only repetition `\w+` never matches `{`.
 _PATH_PARAMETER = re.compile(r"{(\w+)}")
 # Any operation may answer with these error statuses, so the document lists them for each operation.
 _EVERYWHERE: Final = (400, 408, 414, 422, 431, 503)
@@ -233,11 +233,12 @@ def _operation(
 
 
 def _links(path: str, made: str, pointer: str, operations: Iterable[tuple[str, OperationDoc]]) -> dict[str, Any]:
-    """Create OpenAPI links from an operation that creates a resource to the operations on the new resource.
+    """Create the OpenAPI links of an operation that creates a resource. They lead to the operations on the new
+    resource.
 
-    `path` is the path of the creating operation. `made` is the path parameter for the new resource's id, and `pointer`
-    is the place of this id in the answer. An operation gets a link if its path has the parameter `made`, and all its
-    other parameters are in `path`, too.
+    `path` is the path of the creating operation. `made` is the name of the path parameter that holds the new resource's
+    id, such as `queue_id`. `pointer` is the JSON pointer to this id in the answer. Another operation gets a link if its
+    path has the parameter `made`, and has no other parameters than `path` has.
     """
     values = {name: f"$request.path.{name}" for name in _PATH_PARAMETER.findall(path)}
     values[made] = f"$response.body#{pointer}"

@@ -45,7 +45,7 @@ from broker.ports import DirectoryView
 from broker.tenant_slots import TenantSlots
 
 ANSWER_S_MAX: Final = 125.0  # longer than any listener's `timeout_ms`
-LIVE_S: Final = 2.5  # A tunnel's client must answer a probe within 2.5 s, because the worker waits only 3 s.
+LIVE_S: Final = 2.5  # A tunnel's client must answer a liveness probe within 2.5 s: the worker waits only 3 s.
 # Close codes of a tunnel's WebSocket: its rights were revoked, its listener was deleted, or another client took over.
 REVOKED: Final = 4401
 DELETED: Final = 4404
@@ -96,10 +96,10 @@ class Room:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TunnelBounds:
-    """The limits of the tunnels in one API process. A tunnel is the WebSocket of a client such as `everput listen`.
+    """The limits on the tunnels of one API process. A tunnel is the WebSocket of a client such as `everput listen`.
 
-    The limits in bytes are for requests of workers that wait to be sent to a tunnel's client. A waiting request takes
-    about three times its size in memory.
+    The limits in bytes are for the requests of workers that wait until they are sent to a tunnel's client. A waiting
+    request takes about three times its size in memory.
     """
 
     # The seconds between two checks that a tunnel's credentials are valid, and that its listener still uses the tunnel.
@@ -123,8 +123,9 @@ DEFAULT_BOUNDS: Final = TunnelBounds()
 class Tunnel:
     """A tunnel: the WebSocket of one client, which is `everput listen` or a page of the console.
 
-    Two limits apply to the bytes of requests that wait to be sent to the client: one for this tunnel, and one for all
-    tunnels of its tenant. The class Tunnels has a third limit, for all tunnels of the process.
+    A tunnel has a limit on the bytes of requests that wait until they are sent to its client. All tunnels of a tenant
+    (the account that created the organization) share a second limit. All tunnels of the process share a third limit,
+    which is in the class Tunnels.
     """
 
     def __init__(self, websocket: WebSocket, bytes_max: int, tenants_room: Room) -> None:
@@ -198,8 +199,9 @@ class Tunnels:
 
     @contextlib.contextmanager
     def opened(self, token: str, websocket: WebSocket, tenant: str) -> Iterator[Tunnel]:
-        """Register the WebSocket of a tunnel inside the `with` block, and yield the tunnel. The tunnels of a tenant
-        have one common limit on the bytes of requests that wait to be sent to clients.
+        """Create the tunnel for a WebSocket, yield the tunnel, and remove it at the end of the `with` block. Workers
+        reach the tunnel by its `token`. All tunnels of a tenant share one limit on the bytes of requests that wait
+        until they are sent.
         """
         room = self._rooms.setdefault(tenant, Room(self.bounds.tenant_bytes_max))
         tunnel = self._open[token] = Tunnel(websocket, self.bounds.tunnel_bytes_max, room)
@@ -226,8 +228,8 @@ class Tunnels:
 
     async def _passed_on(self, request: Request, token: str, tunnel: Tunnel) -> dict[str, Any] | None:
         """Send a worker's HTTP request to the client through the tunnel, and return the client's answer. Return None if
-        the client or the worker disconnects first, and `{"away": True}` if the tunnel was closed before the request was
-        sent.
+        the client or the worker disconnects before the answer. If the tunnel was closed before the request was sent,
+        return `{"away": True}`, as for a client whose local address refused the connection.
 
         The request's body is held in memory only until the body is sent.
         """
@@ -377,9 +379,9 @@ class Listen:
         return await commands.update_listener(call.context(), queue.id, known.id, listener_input, tunnel=True), False
 
     async def _watch(self, websocket: WebSocket, call: Call, listener: Listener) -> None:
-        """Wait until the tunnel must end, and close the WebSocket. The tunnel ends if the API key or the session may
-        not use it any more, or if the listener is deleted. It also ends if the listener's `notify_url` changes, mostly
-        because another client takes the listener over.
+        """Wait until the tunnel must end, and then close its WebSocket. The tunnel ends if the client's API key or
+        session is no longer valid, or if its listener is deleted. It also ends if the listener's `notify_url` changes,
+        usually because another client has taken the listener over.
         """
         while (end := self._end(call, listener)) is None:
             await asyncio.sleep(self._tunnels.bounds.look_s)
@@ -405,8 +407,8 @@ class Listen:
 
 
 def _with_organization(websocket: WebSocket) -> Scope:
-    """Return the ASGI scope of a WebSocket. A page in a browser can't add headers to a WebSocket. So if the URL has the
-    parameter `organization`, add the header `Everput-Organization` with its value.
+    """Return the ASGI scope of a WebSocket. If the URL has the parameter `organization`, add the header
+    `Everput-Organization` with the parameter's value, because a page in a browser can't add headers to a WebSocket.
     """
     organization_id = websocket.query_params.get("organization")
     if organization_id is None:

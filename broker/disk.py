@@ -42,8 +42,8 @@ class Refusal(NamedTuple):
     urgent: bool
 
     def check(self, *, urgent: bool) -> None:
-        """Raise DiskNearlyFull if the event must not be stored, because the disk is nearly full. Urgent events are
-        refused only if `self.urgent` is true.
+        """Raise DiskNearlyFull if an event must not be stored now. The parameter `urgent` says whether the event is
+        urgent. Urgent events are refused only if `self.urgent` is true.
         """
         if self.urgent or not urgent:
             raise DiskNearlyFull(self.reason)
@@ -66,7 +66,7 @@ async def watch(
     Whenever the space crosses one of the two limits, call refuse() with the new refusal, or with None if nothing is
     refused any more.
     """
-    before: bool | None = None  # True: all events are refused; False: all but urgent events; None: no events
+    before: bool | None = None  # True: all events are refused; False: only events that are not urgent; None: none
     while True:
         free = free_bytes(folder)
         now = free < marks.reserve if free < marks.growth else None

@@ -23,7 +23,7 @@ from everput import AsyncClient, put_message
 from everput.answers import PutAnswer
 from everput.coalescing import CHARS_MAX, MESSAGES_MAX
 
-# Each HTTP client has at most 4 connections, because httpx searches all connections of its client at each request.
+# At each request, an httpx client searches all of its connections. So each client has at most 4 connections.
 CONNECTIONS_EACH: Final = 4
 
 
@@ -144,7 +144,8 @@ class Publisher:
                 await room.take(len(line.text))
                 if failed:
                     break
-                # A client joins concurrent puts into batches. So give MESSAGES_MAX lines in a row to the same client.
+                # A client sends messages that are put at the same time as one batch, of at most MESSAGES_MAX messages.
+                # To fill batches, give MESSAGES_MAX lines in a row to the same client.
                 client = self.client(next(number) // MESSAGES_MAX)
                 client.submit(put_message(queue_id, line.text)).add_done_callback(partial(done, line))
             await room.all_given()
@@ -155,8 +156,8 @@ class Publisher:
 
 
 class _Room:
-    """The limit on the lines that are sent and unanswered: at most `lines` lines with at most `chars` characters
-    together. A line that alone has more than `chars` characters is sent while no other line is unanswered.
+    """The limit on the lines that were sent but not answered yet: at most `lines` lines, with at most `chars`
+    characters together. A line with more than `chars` characters waits until all other lines are answered.
     """
 
     def __init__(self, lines: int, chars: int) -> None:

@@ -27,9 +27,10 @@ STATES: Final = ("pending", "scheduled", "retrying", "parked", "delivered")
 _TIME_S: Final = 0.15  # The search for a page of messages ends after this time.
 _STEP: Final = 500  # Each step of a search reads the states of at most this many messages.
 # Each step of a search for a page of messages reads the states of at most this many deliveries.
-# If a queue has many listeners, a page with states therefore has fewer messages.
+# A page of messages with states has one state for each pair of a message and a listener of the queue.
+# If a queue has many listeners, a page of messages with states therefore has fewer messages.
 _DELIVERIES_MAX: Final = 20_000
-# A page of messages ends as soon as the messages that were read for it have more bytes of data than this.
+# A page of messages gets no further messages after its messages have more than 8 MiB of data together.
 _BYTES_MAX: Final = 8 << 20
 
 
@@ -49,8 +50,8 @@ class MessageFilter:
 
     @property
     def reads_values(self) -> bool:
-        """Return whether the filter has a condition on the name, the ordering key or the id. If so, takes() must check
-        each message.
+        """Return whether the filter has a condition on the message's name, ordering key or id. If so, the caller must
+        pass the value of each message's record to takes().
         """
         return self.name is not None or self.key is not None or self.text is not None
 
@@ -89,10 +90,11 @@ async def list_messages(
     with_states: bool,
     at_ms: int,
 ) -> tuple[list[ListedMessage], tuple[int, ...], tuple[int, ...]]:
-    """Return a page of the queue's messages, newest first, and the values of `begin` and `end` with which to ask for
-    the next page. `begin` and `end` have an offset for each partition. The page holds messages in the offsets [begin,
-    end) that the filter accepts. It may have fewer than `limit` messages, or none, although later pages have some. The
-    states are those of the deliveries to `listeners`. Raises Unavailable if Kafka does not answer.
+    """Return a page of the queue's messages, newest first. Also return the values of `begin` and `end` for the call
+    that returns the next page. `begin` and `end` have one offset for each partition: the page has messages from `begin`
+    to before `end` that the filter `wanted` accepts. A page may have fewer than `limit` messages, or none, although
+    later pages have some. With `with_states`, each message has the states of its deliveries to `listeners`. Raises
+    Unavailable if Kafka does not answer.
     """
     takes = wanted.takes if wanted.reads_values else None
     states = deliveries.of_queue(listeners) if with_states or wanted.state is not None else None

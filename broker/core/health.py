@@ -20,9 +20,9 @@ from broker.core.varints import pack, unpack
 MINUTES: Final = 5
 # With fewer than eight attempts in five minutes, the newest attempt alone decides whether the listener is failing.
 ENOUGH: Final = 8
-# With eight or more attempts in five minutes, a listener is failing if over a quarter of these attempts failed.
+# With eight or more attempts in five minutes, a listener is usually failing if over a quarter of them failed.
 FAILING: Final = 0.25
-# A listener is no longer failing when it accepts an attempt at least a minute after its newest failed attempt.
+# A listener is never failing if its newest accepted attempt is at least a minute newer than its newest failed attempt.
 MENDED_MS: Final = 60_000
 _MINUTE_MS: Final = 60_000
 
@@ -42,10 +42,10 @@ class Health(StrEnum):
 class Facts:
     """The facts about a listener's deliveries from which its health is computed.
 
-    `down` is True if the listener is down, and its liveness_url does not answer 2xx either. As soon as the liveness_url
-    answers 2xx, `down` is False, even if attempts still fail. `accepted` and `refused` count the attempts of the last
-    MINUTES minutes. `error` is the error or HTTP status of one of the latest failed attempts. `error` is None if no
-    failed attempt is known, and usually also if a later attempt was accepted.
+    `down` is True if the listener is down, so that no attempts are made. There is one exception: `down` is False if the
+    newest probe of the liveness_url succeeded, but attempts after this probe failed. `accepted` and `refused` count the
+    accepted and the failed attempts of the last MINUTES minutes. `error` is the error or HTTP status of a recent failed
+    attempt. `error` is None if no failed attempt is known. It is usually also None if a later attempt was accepted.
     """
 
     down: bool = False
@@ -99,7 +99,9 @@ class Recent:
         self._text = ""
 
     def add(self, at_ms: int, *, accepted: int = 0, refused: int = 0) -> None:
-        """Add to the counts of accepted and failed attempts, for attempts that ended at about this time."""
+        """Count attempts that ended at the time `at_ms`: `accepted` attempts were accepted, and `refused` attempts
+        failed.
+        """
         if accepted:
             self.accepted_at_ms = max(self.accepted_at_ms, at_ms)
         if refused:
@@ -113,9 +115,9 @@ class Recent:
         self._with = (-1, -1, False)
 
     def text(self, parked: int, retrying: int, *, alive: bool) -> str:
-        """Return the counts of attempts, and the numbers of parked and retrying deliveries, as a text that is stored
-        beside a committed offset. `alive` says that the listener's newest probe succeeded, although attempts after it
-        failed.
+        """Return a text with these numbers and the counts of attempts. Kafka stores it beside the listener's committed
+        offset. `parked` and `retrying` are numbers of deliveries. `alive` is True if the listener's newest probe
+        succeeded, but attempts after this probe failed.
         """
         if self._with != (parked, retrying, alive):
             numbers = [int(alive), parked, retrying, self.accepted_at_ms, self.refused_at_ms]
@@ -129,8 +131,8 @@ class Recent:
 
 class Counts(NamedTuple):
     """The numbers of a listener's parked and retrying deliveries in a partition, and its recent attempts there. Kafka
-    stores these numbers beside the listener's committed offset. `alive` says that the listener's newest probe
-    succeeded, but that attempts after it failed. Until the next good probe, no attempts are made.
+    stores these numbers beside the listener's committed offset. `alive` is True if the listener's newest probe
+    succeeded, but attempts after this probe failed. The worker then makes no attempts until the next successful probe.
     """
 
     alive: bool
@@ -176,7 +178,9 @@ def facts(*, down: bool, parked: int, retrying: int, recent: Iterable[Recent], a
 
 
 def facts_of(cursors: Iterable[Cursor], at_ms: int) -> Facts:
-    """Return the facts about a listener from the metadata of its committed offsets in all partitions."""
+    """Return the facts about a listener. They are read from the metadata that Kafka stores beside the listener's
+    committed offset in each partition. `at_ms` is the current time.
+    """
     down, counted, error, error_at_ms = False, [], None, -1
     for cursor in cursors:
         counts = read(cursor.counts)

@@ -9,7 +9,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-# Upper bounds of the histogram's buckets in milliseconds. A last bucket counts all longer durations.
+# The longest duration in each bucket of a histogram, in ms. One more bucket counts all longer durations.
 BOUNDS_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 60_000, 600_000, 3_600_000)
 
 
@@ -37,7 +37,7 @@ class Histogram:
 
 def buckets(took_ms: Sequence[float]) -> Iterator[tuple[int, int]]:
     """Yield the indexes of the buckets that these durations fall into, with the number of durations in each bucket."""
-    # After sorting, one search for each bucket counts its durations. This is cheaper than a search for each duration.
+    # In a sorted list, a binary search finds the end of each bucket. This is cheaper than a search for each duration.
     ordered = sorted(took_ms)
     end = len(ordered)
     begin = 0

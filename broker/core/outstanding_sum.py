@@ -15,7 +15,8 @@ class OutstandingSum(NamedTuple):
     """A fingerprint of the deliveries that one partition of the topic `outstanding` must hold: their number, and a hash
     of their keys.
 
-    `digest` is the XOR of the hashes of all keys. `end` is the partition's end offset when the fingerprint was made.
+    `digest` is the XOR of the hashes of all keys. `end` is the end offset that the partition had when the fingerprint
+    was computed.
     """
 
     end: int
@@ -26,8 +27,8 @@ class OutstandingSum(NamedTuple):
         return f"{self.end}:{self.deliveries}:{self.digest:016x}"
 
     def agrees(self, found: OutstandingSum) -> bool | None:
-        """Return whether this fingerprint is equal to `found`, the fingerprint of the deliveries in Kafka. Return None
-        if records were written after this fingerprint was made, so that the two can't be compared.
+        """Return whether this fingerprint is equal to `found`, which was computed from the records in Kafka. Return
+        None if the two can't be compared, because records were written after this fingerprint was computed.
         """
         if found.end > self.end:
             return None
@@ -69,8 +70,8 @@ class KeySum:
 class LiveKeys:
     """The keys of the deliveries that a partition of the topic `outstanding` holds, computed from its records in order.
 
-    If Kafka lost records, Everput wrote an empty record in the place of each lost record. `lost` has the keys of these
-    empty records.
+    If Kafka has lost the record of a delivery, Everput writes a record with the same key and an empty value. `lost` has
+    the keys of such records.
     """
 
     def __init__(self) -> None:

@@ -48,8 +48,8 @@ class _Newer(msgspec.Struct):
 
 
 _newer_fields = msgspec.json.Decoder(_Newer)
-# Events of redrives, cancelled redrives and replays can concern a message without naming it.
-# A search for the history of one message decodes every event of these types.
+# Events of these types can concern a message without its id: redrives, cancelled redrives and replays.
+# So a search for the events of one message decodes every event of these types.
 _OF_MANY: Final = frozenset(
     {wire_name(ListenerRedriven), wire_name(ListenerRedrivesCancelled), wire_name(ReplayStarted)}
 )
@@ -83,8 +83,9 @@ class MessagePosition:
 class Selection:
     """A filter of the log's events. An event must match every field that is not None.
 
-    `queue_listener_ids` holds the ids of all listeners and replays that the queue has ever had: some events name a
-    listener, but no queue. If `message` is given, only events of this message's history match.
+    Some events have the id of a listener or replay, but no queue. To match such events to `queue_id`,
+    `queue_listener_ids` must have the ids of all listeners and replays that this queue has ever had. If `message` is
+    given, only events about this message match.
     """
 
     organization_id: str
@@ -94,12 +95,13 @@ class Selection:
     listener_id: str | None = None
     actor: str | None = None
     message: MessagePosition | None = None
-    # `_needles` holds the ids of the organization, listener and actor. A record that lacks one of them can't match.
+    # `_needles` holds the ids of the wanted organization and listener, and the wanted actor.
+    # If one text in `_needles` is not in a record's bytes, the record can't match.
     _needles: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     _beginnings: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     _queue: bytes = field(init=False, repr=False, compare=False)
-    # `_places` holds the message's id and offset as they are written in a record; it is empty without a message.
-    # A record that has neither this id nor this offset can match only if its type is in `_OF_MANY`.
+    # `_places` holds the wanted message's id and offset, as records contain them. It is empty if no message is wanted.
+    # If a record contains neither the id nor the offset, it can match only if its type is in `_OF_MANY`.
     _places: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -140,10 +142,11 @@ class Selection:
         return self._story_of(event) if self._is(event) else None
 
     def may_be_in(self, values: bytes) -> bool:
-        """Return whether any of several records may match the filter, without decoding them. `values` holds the bytes
-        of all these records.
+        """Return False if it is certain that none of several records matches the filter, else True. `values` holds the
+        bytes of all these records, which are not decoded.
 
-        The method can't be used for the topic `control`, because some of its events name neither a queue nor a message.
+        Do not use this method for the topic `control`: some of its events concern a queue or message without the id of
+        this queue or message.
         """
         if not all(needle in values for needle in self._needles) or self._queue not in values:
             return False
@@ -178,8 +181,8 @@ class Selection:
         return about in self.queue_listener_ids
 
     def _story_of(self, event: Event) -> Event | None:
-        """Return the event if it concerns the message of this filter, else None. Data about other messages is left out
-        of the returned event. If the filter is for no single message, return the event unchanged.
+        """Return the event without data about other messages than the filter's message. Return None if the event is not
+        about this message. If the filter is for no single message, return the event unchanged.
         """
         message = self.message
         if message is None:

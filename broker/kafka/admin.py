@@ -44,14 +44,14 @@ async def ensure_topics(
     brokers_within_s: float = _BROKERS_WITHIN_S,
     quiet: bool = False,
 ) -> None:
-    """Create the missing Kafka topics of Everput, wait until every topic has leaders, and check the settings of the
-    topics and brokers. Existing topics are not changed. Several processes may call this at the same time. With `quiet`,
-    do not log which topics are created.
+    """Create the missing Kafka topics of Everput, and wait until every partition of Everput's topics has a leader. Then
+    check the settings of the topics and brokers. Existing topics are not changed. Several processes may call this
+    function at the same time. With `quiet`, do not log which topics are created.
 
-    Raises LogUnavailable if this takes longer than `within_s`. Raises ConfigurationError if settings of Everput or
-    Kafka are wrong or unsafe, or if there are too few brokers for the replicas of a missing topic. Also raises
-    ConfigurationError if Kafka refuses the password or a new topic. If `importing` is false and an import is
-    unfinished, also raises ConfigurationError.
+    Raises LogUnavailable if all of this takes longer than `within_s` seconds. Raises ConfigurationError if settings of
+    Everput or Kafka are wrong or unsafe, if Kafka refuses the password or a new topic, or if a missing topic would have
+    more replicas than there are brokers. Unless `importing` is true, also raises ConfigurationError if an import is
+    unfinished.
     """
     options = client_options(kafka)
     try:
@@ -180,8 +180,8 @@ async def _create(admin: AIOKafkaAdminClient, kafka: KafkaSettings, missing: lis
         if code == 0:
             if not quiet:
                 _log.info("topic.created name=%s", name)
-        # It is no error if another process has created the topic at the same time.
-        # A retriable error is not raised: the caller lists the topics again, and retries to create the missing topics.
+        # If another process has created the topic at the same time, this is no error.
+        # If Kafka says that a retry may help, raise no error: the caller lists the topics again, and retries.
         elif error.__name__ != _EXISTS and not getattr(error, "retriable", False):
             raise ConfigurationError(
                 f"Kafka refused to create the topic {name}: {message or error.__name__}; correct the cause, and "
@@ -190,8 +190,8 @@ async def _create(admin: AIOKafkaAdminClient, kafka: KafkaSettings, missing: lis
 
 
 async def _cluster(admin: AIOKafkaAdminClient, topics: Topics, found: Mapping[str, Any]) -> safety.Cluster:
-    """Collect the facts about the cluster that `safety.problems` needs to decide whether the cluster is safe. Repeat
-    the request until Kafka has named its brokers.
+    """Return the facts about the cluster from which safety.problems() decides whether the cluster is safe. If Kafka
+    does not answer, repeat the requests for its brokers and settings.
     """
     names = [topic.name for topic in topics.all()]
     while True:

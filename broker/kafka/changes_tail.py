@@ -36,10 +36,10 @@ class ChangesTail:
         self._follows.set()
 
     async def read(self) -> list[tuple[int, int, MessageChange]]:
-        """Return (partition, offset, event) of new changes to messages. If there are none, wait for about a second, and
-        then return an empty list. Before the first call of follow(), wait for that call.
+        """Return new updates and deletions of messages, as (partition, offset, event). If there are none, return an
+        empty list after about a second. Until follow() is called for the first time, wait.
 
-        Return an empty list also if Kafka can't be reached. Unreadable changes are skipped and have no effect.
+        If Kafka can't be reached, also return an empty list. Unreadable changes are skipped and have no effect.
         """
         await self._follows.wait()
         try:

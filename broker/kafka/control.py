@@ -32,12 +32,12 @@ class ControlTopic:
         self.refusal: Refusal | None = None
 
     async def append(self, event: ControlEvent) -> int:
-        """Append an event to the topic `control`, and return its offset once all in-sync replicas have stored it. If
-        Kafka says that it already has this event, but no longer knows at which offset, return the offset of the topic's
-        newest record.
+        """Append an event to the topic `control`, and return its offset once all in-sync replicas have stored it. In a
+        rare case, Kafka stores the event but does not say at which offset. Then return the offset of the topic's newest
+        record.
 
-        Raises InDoubt if Kafka does not acknowledge, because the event may be stored. Raises DiskNearlyFull if the disk
-        has too little space for the event; urgent events may use more of the disk.
+        Raises InDoubt if Kafka does not acknowledge the event: it may be stored or not. Raises DiskNearlyFull if the
+        disk has too little free space for the event. Urgent events are refused later than all others.
         """
         if self.refusal is not None:
             self.refusal.check(urgent=event.urgent)
@@ -59,7 +59,8 @@ class ControlTopic:
                 f"Kafka did not acknowledge the change ({type(error).__name__}). The change may have been stored; "
                 "read the resource before you repeat the request."
             ) from error
-        # A negative `offset` means that Kafka no longer knows where it stored the record. Return the last offset then.
+        # A negative `offset` means that Kafka has stored the record, but does not say at which offset.
+        # In this case, return the last offset of the topic.
         if offset < 0:
             try:
                 return await self.end_offset() - 1
@@ -72,8 +73,8 @@ class ControlTopic:
 
     async def check(self) -> bool:
         """Read the whole topic `control` once, while this process starts. Return True if no damaged copy was found.
-        Return False if the leader's copy of some records is damaged, so that they were read from another broker. A
-        consumer, which reads only from the leader, may then be unable to read the topic.
+        Return False if some records are damaged on the partition leader, and were read from another broker. An ordinary
+        Kafka consumer reads only from the leader, so it may be unable to read the topic.
 
         Raises ConfigurationError if some records are unreadable on every replica, or if the topic's first events are
         lost.

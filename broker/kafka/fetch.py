@@ -22,10 +22,10 @@ API_KEY: Final = 1
 VERSION: Final = 11
 # The start of a fetch request: replica_id, three limits, isolation_level, session_id, session_epoch, number of topics.
 _BEGIN: Final = struct.Struct(">iiiibiii")
-# A partition in a fetch request: its number, current_leader_epoch, fetch_offset, log_start_offset, max_bytes.
+# A partition in a fetch request: partition number, current_leader_epoch, fetch_offset, log_start_offset, max_bytes.
 _PARTITION: Final = struct.Struct(">iiqqi")
 _END: Final = struct.pack(">ih", 0, 0)  # no forgotten topics, no rack
-# A partition in a fetch answer: its number, error code, three offsets, and the number of aborted transactions.
+# A partition in a fetch answer: partition number, error code, three offsets, number of aborted transactions.
 _ANSWER: Final = struct.Struct(">ihqqqi")
 _REPLICA_AND_SIZE: Final = struct.Struct(">ii")  # preferred_read_replica, number of bytes
 _ABORTED_BYTES: Final = 16  # one aborted transaction: two int64
@@ -90,8 +90,9 @@ class Fetch(FetchRequest):  # type: ignore[misc]
         super().__init__(max_wait_ms, 1 if max_wait_ms else 0, bytes_max, 0, [(topic, list(wanted))])
 
     def build(self, request_struct_class: Any) -> Any:
-        """Return the fetch request for aiokafka to send, in the newest version that aiokafka and the broker
-        both know.
+        """Return the request that aiokafka sends. `request_struct_class` is aiokafka's class of the newest version that
+        aiokafka and the broker both know. For version 11, return a request that is already packed. For any other
+        version, return aiokafka's own request.
         """
         if request_struct_class is not FetchRequest_v11:
             return super().build(request_struct_class)

@@ -25,10 +25,10 @@ _REQUEST_MS: Final = 10_000
 
 
 async def is_begun(kafka: KafkaSettings, manifest_sha256: str) -> bool:
-    """Return whether an import of this export has begun and is not finished.
+    """Return whether an import of the export with this manifest has begun and is not finished.
 
-    Raises ConfigurationError if an import of another export is unfinished, and LogUnavailable if Kafka does not list
-    its topics.
+    Raises ConfigurationError if an import of another export is unfinished. Raises LogUnavailable if Kafka does not
+    return the names of its topics.
     """
     mine = import_mark(kafka, manifest_sha256)
     marks = {name for name in await _topic_names(kafka) if name.startswith(import_mark(kafka))}
@@ -57,8 +57,8 @@ async def end(kafka: KafkaSettings, manifest_sha256: str) -> None:
 
 
 async def refuse_unfinished(kafka: KafkaSettings) -> None:
-    """Raise ConfigurationError while an import is unfinished, because the topics do not have all their records yet.
-    Raises LogUnavailable if Kafka does not list its topics.
+    """Raise ConfigurationError if an import into this installation is unfinished: until its end, records are missing in
+    the topics of Everput. Raises LogUnavailable if Kafka does not return the names of its topics.
     """
     refuse_half_import(kafka, await _topic_names(kafka))
 

@@ -25,7 +25,8 @@ from broker.settings import KafkaSettings
 
 
 class KafkaLog:
-    """All Kafka topics that one process writes to. There is one object for each topic, and one producer for all topics.
+    """The writers of all Kafka topics that one process writes to. All of them use one Kafka producer. Each topic has
+    one writer, except `deliveries`: it has one for the results of workers, and one for the results of listener tests.
     An append waits at most `append_timeout_ms` for Kafka's acknowledgement.
     """
 
@@ -53,7 +54,7 @@ class KafkaLog:
         self.statistics = Appender(self.producer, names.statistics.name, timeout_s)
 
     def refuse(self, refusal: Refusal | None) -> None:
-        """Refuse the appends of the API from now on. `refusal` has the reason, such as a nearly full disk.
+        """Refuse the appends of API requests from now on. `refusal` has the reason, such as a nearly full disk.
 
         Urgent events are refused only if `refusal` says that they are refused, too. Pass None to accept appends again.
         Appends of workers are never refused.

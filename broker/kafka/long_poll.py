@@ -35,8 +35,8 @@ _PAUSE_S: Final = 0.1  # pause after an error
 
 
 class LongPoll:
-    """The reader of new records of some partitions of one topic. It sends a broker the next fetch request only when the
-    broker has answered the last one.
+    """A reader of new records in some partitions of one topic. It sends a broker the next fetch request only after the
+    broker has answered the request before.
     """
 
     def __init__(self, requests: KafkaRequests, topic: str) -> None:
@@ -93,9 +93,8 @@ class LongPoll:
         return found
 
     def _send(self) -> None:
-        """Send a fetch request to each broker that leads some of the partitions to read. Leave out brokers that have
-        not answered the last request yet. Leave out partitions of which read() has not returned all fetched records
-        yet.
+        """Send a fetch request to each broker that leads some of the wanted partitions. Send none to a broker that has
+        not answered the request before. Leave out a partition while read() has not returned all of its fetched records.
         """
         wanted: dict[int, dict[int, int]] = {}
         for partition, offset in self.positions.items():
@@ -151,13 +150,14 @@ class LongPoll:
                     damaged = error
                 except LogUnavailable as error:
                     log.warning("tail.failed error=%s", error)
-        # If other partitions have new records, return these first. A later read finds the damage again, and raises it.
+        # If other partitions have new records, return them first.
+        # A later read finds the same damage again, and then raises the error.
         if damaged is not None and not self._rest:
             raise damaged
 
     async def _take(self, row: Fetched, offset: int) -> None:
-        """Check the bytes that a broker has returned for one partition, and keep their records for read(). If Kafka no
-        longer has the requested offset, continue at the partition's first offset.
+        """Check the bytes that a broker has returned for one partition, and keep the records in these bytes for read().
+        If Kafka does not have the requested offset, continue at the partition's first offset.
 
         Raises LogDamaged if the next batch is damaged on every replica, or LogUnavailable if Kafka does not answer.
         """
@@ -177,8 +177,8 @@ class LongPoll:
             await asyncio.sleep(_PAUSE_S)
             return
         fetched = None
-        # If the partition has more records but the answer has none of them, read this partition again by itself.
-        # If an answer lacks a partition's records, other partitions have filled it, or a batch is damaged.
+        # If the answer has no records of a partition that has more, read this partition with a separate request.
+        # Records are missing in an answer if other partitions have filled it, or if a record batch is damaged.
         if error is kafka_errors.NoError and (row.raw or row.end_offset <= offset):
             fetched = await parse(row.raw, offset, row.end_offset, holes=False)
         if fetched is None:

@@ -42,16 +42,15 @@ async def scan(
     patience_s: float | None = 0.0,
     ahead: bool = False,
 ) -> AsyncGenerator[FetchResult, None]:
-    """Read a partition from `offset` to `end`, and yield the result of each read. If `end` is None, stop at the
-    partition's end. If `reads_max` is given, stop after this many reads. If `ahead` is true, the next read begins while
+    """Read a partition from `offset` to before `end`, and yield the result of each read. If `end` is None, read to the
+    partition's end. If `reads_max` is given, stop after this many reads. If `ahead` is true, begin the next read while
     the caller handles a result.
 
-    For each unreadable range, the function `damaged` is called with the error LogDamaged. By default, it raises this
-    error. If it returns, the scan continues after the range.
+    For each unreadable range, call `damaged` with the error LogDamaged. By default, this function raises the error,
+    which ends the scan. If the function returns, continue after the range.
 
-    A new leader may lack the newest records before `end` for a moment. The scan waits up to `patience_s` seconds for
-    these records, and then raises LogUnavailable. If `patience_s` is None, the scan does not wait, and ends without an
-    error.
+    A new partition leader may lack the newest records before `end` for a moment. Wait up to `patience_s` seconds for
+    these records, and then raise LogUnavailable. If `patience_s` is None, do not wait, and end without an error.
     """
     reads, patient_until_s = 0, 0.0
     begun: asyncio.Task[FetchResult] | None = None
@@ -83,7 +82,7 @@ async def scan(
             offset, patient_until_s = fetched.next_offset, 0.0
             if ahead and offset < last:
                 begun = asyncio.ensure_future(log.read(topic, partition, offset, bytes_max=bytes_max))
-                # Yield to the event loop now, so that it sends the next request before the caller processes records.
+                # Let the event loop run, so that it sends the next request before the caller processes the records.
                 await asyncio.sleep(0)
             elif fetched.records and fetched.records[-1].offset >= last:
                 fetched = fetched._replace(records=[record for record in fetched.records if record.offset < last])

@@ -35,11 +35,11 @@ log = logging.getLogger(__name__)
 _HEARTBEAT_MS: Final = 1_000
 _CHECK_S: Final = 1.0
 _FAILED_PAUSE_S: Final = 0.5
-# This consumer only holds the membership, and fetches no records. So let its fetcher wake up only once a minute.
+# aiokafka's consumer keeps up the membership, and fetches no records here. So its fetcher wakes up only once a minute.
 _IDLE_MS: Final = 60_000
-# The timeout of a group member's requests. A join waits until each worker has handed over its partitions.
+# The timeout of a group member's requests. Kafka answers a join only when each worker has handed over its partitions.
 _ANSWER_MS: Final = SESSION_TIMEOUT_MS + 5_000
-# If all polls of aiokafka's consumer fail for nine seconds, raise LogUnavailable: it may not recover on its own.
+# If all polls fail for nine seconds, raise LogUnavailable to end the worker: aiokafka's consumer may never recover.
 FAILING_S_MAX: Final = 9.0
 
 _NO_NOTES: Final[Mapping[int, str]] = {}
@@ -51,8 +51,8 @@ GivenUp = Callable[[Collection[int]], Awaitable[None]]
 class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
     """A member of the workers' consumer group. It reads new messages of the partitions that Kafka assigns to it.
 
-    `name` is the member's client id. At the start, all other group members with this client id are removed from the
-    group. They are assumed to belong to an earlier process that has ended.
+    `name` is the member's client id. At the start, other members with this client id are removed from the group: they
+    are assumed to be from an earlier process that has ended. If `name` is None, nobody is removed.
     """
 
     def __init__(self, kafka: KafkaSettings, requests: KafkaRequests, *, name: str | None = None) -> None:
@@ -117,9 +117,9 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         self._long_poll.begin({number: offset for number, offset in offsets.items() if number in assigned})
 
     async def confirm(self, offsets: Mapping[int, int], notes: Mapping[int, str] = _NO_NOTES) -> None:
-        """Check that this worker still owns its partitions: commit these offsets as a member of the workers' consumer
-        group. Kafka accepts such a commit only from a current member. Raises NoMember if the worker is no longer a
-        member. Raises LogUnavailable if Kafka does not answer, or if `offsets` is empty.
+        """Check that this worker still owns its partitions. For this, commit `offsets` as a member of the workers'
+        consumer group: Kafka accepts the commit only from a current member. Raises NoMember if the worker is no longer
+        a member. Raises LogUnavailable if Kafka does not answer, or if `offsets` is empty.
 
         Kafka's tools show the committed offsets as the group's progress. `notes` has the metadata to commit, by
         partition.
@@ -161,8 +161,8 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         second. Do the same if Kafka can't be reached.
 
         Raises LogDamaged if the next message of a partition is unreadable on every replica. To continue, call begin()
-        with an offset after the damage. Raises LogUnavailable after nine seconds of errors, because aiokafka's tasks
-        that keep up the membership may have ended. They do not restart by themselves, so the worker must be restarted.
+        with an offset after the damage. Raises LogUnavailable after nine seconds of errors: the caller must then end
+        the worker, because aiokafka's tasks for the membership may have ended, and do not restart by themselves.
         """
         try:
             await self._check()
@@ -180,8 +180,8 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         return await self._long_poll.read()
 
     async def _check(self) -> None:
-        """Poll aiokafka's consumer, unless a poll has succeeded within the last second. The poll reads no records. If
-        aiokafka's membership tasks have an error, the poll raises it.
+        """Poll aiokafka's consumer, unless a poll has succeeded within the last second. The poll returns no records. It
+        raises the error, if any, of aiokafka's tasks for the group membership.
 
         After five minutes without a poll, aiokafka would leave the consumer group.
         """

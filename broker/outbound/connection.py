@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 NO_ADDRESS: Final = "no-address"
 NO_MAIL_SERVER: Final = "no-mail-server"
 PORT_NOT_ALLOWED: Final = "port-not-allowed"
-DNS: Final = "dns"  # the error of an attempt if no thread was free in time to ask DNS
+DNS: Final = "dns"  # the listener's error if no thread was free in time for the DNS look-up; then no attempt is made
 HEAD_BYTES_MAX: Final = 64 << 10
 BODY_BYTES_MAX: Final = 64 << 10
 # Look for the header Retry-After only in answers 429 and 503: a callback for each header of each answer is slow.
@@ -50,7 +50,7 @@ class ConnectionTuning:
     connect_s: float = 5.0  # time limit for the DNS look-up and for connecting to all addresses, with TLS
     next_address_s: float = 1.25  # If an address of a host does not answer for this long, the next address is tried.
     addresses_max: int = 3  # At most this many addresses of a host are tried.
-    end_s: float = 1.0  # If an answer has not ended this long after its headers, close the connection.
+    end_s: float = 1.0  # If an answer has not ended this many seconds after its headers, close the connection.
 
 
 CONNECTION: Final = ConnectionTuning()
@@ -65,10 +65,10 @@ REUSED: Final[Times] = (None, None, None)  # the times of a request on a connect
 
 class Owner(Protocol):
     """The object that sends requests on a connection. For each request, the connection calls answered() or failed().
-    Then it calls released() if another request is possible, or lost() if the connection has ended.
+    Then it calls released() if another request is possible. When the connection has ended, it calls lost().
     """
 
-    # If a connection ends before connect() has returned it, none of these four methods is called.
+    # If a connection ends before connect() returns it, the connection calls none of these four methods.
     def answered(self, connection: Connection, status: int, retry_after_s: int | None) -> None: ...
 
     def failed(self, connection: Connection, error: str) -> None: ...
@@ -108,7 +108,7 @@ class Connection(asyncio.Protocol):
         self._bytes = 0
         self._answered = True
         self._end: asyncio.TimerHandle | None = None
-        self._ended = 0  # How many HTTP answers end in the bytes that were received last. More than one is an error.
+        self._ended = 0  # The number of HTTP answers in the bytes that were received last. Two or more are an error.
         self._head: list[bytes] = []  # the answer's first bytes
         self._again = b""  # The bytes of the newest short answer. A next answer with equal bytes is not parsed.
         self._again_status = 0
@@ -118,7 +118,7 @@ class Connection(asyncio.Protocol):
         self.at = 0.0  # when the request was sent
         self.cut = False  # True if the connection broke, or this side has closed it
         self.used = 0  # number of finished requests
-        self.well = False  # True if the newest answer's status was below 500. The connection's owner sets this.
+        self.well = False  # True if the newest answer's HTTP status was below 500. The connection's owner sets it.
 
     def own(self) -> bool:
         """Hand the connection to its owner. The owner may now send requests; its method lost() is called when the
@@ -128,7 +128,7 @@ class Connection(asyncio.Protocol):
         return self._owned
 
     def send(self, request: bytes, work: Any, at: float) -> None:
-        """Send a request. `work`, not None, is the caller's object for it. `at` is the event loop's time now, in s."""
+        """Send a request. `work` is an object of the caller, but not None. `at` is the event loop's time in seconds."""
         self.work = work
         self.at = at
         self._answered = False
@@ -150,9 +150,9 @@ class Connection(asyncio.Protocol):
 
     def keep(self, ended: Callable[[bytes], None], bytes_max: int = KEPT_BYTES_MAX) -> None:
         """Collect the first `bytes_max` bytes of the answer that is arriving now. When the answer or the connection has
-        ended, the function `ended` is called with these bytes. Only Owner.answered() may call this method.
+        ended, call `ended` with these bytes. Only the owner's method answered() may call keep().
         """
-        # If `_head` is empty, the answer has the same bytes as the answer before. These bytes are in `_again`.
+        # An empty `_head` means that the answer has the same bytes as the answer before. `_again` has these bytes.
         if not self._head:
             self._head.append(self._again)
         self._keeps = bytes_max
@@ -198,7 +198,7 @@ class Connection(asyncio.Protocol):
         else:
             if self._bytes > (BODY_BYTES_MAX if self._answered else HEAD_BYTES_MAX) and self.work is not None:
                 self._fail("too-large")
-            # If two answers end here, close the connection: the second could be taken for the next request's answer.
+            # If one request got two answers, close: the second would be taken for the answer to the next request.
             elif self._ended == 1:
                 self._ended = 0
                 status = self._parser.get_status_code()
@@ -257,10 +257,10 @@ class Connection(asyncio.Protocol):
 
 
 class _Keeping:
-    """A temporary owner of a connection, for the time in which the bytes of an answer are collected.
+    """A temporary owner of a connection, while the bytes of an answer are collected.
 
-    It forwards every call to the real owner. When the answer or the connection has ended, it calls `ended` with the
-    collected bytes, and gives the connection back to the real owner.
+    It forwards every call to the real owner. When the answer or the connection has ended, it first gives the connection
+    back to the real owner, and calls `ended` with the collected bytes.
     """
 
     def __init__(self, connection: Connection, owner: Owner, ended: Callable[[bytes], None]) -> None:
@@ -330,8 +330,8 @@ async def connect(
     tls: ssl.SSLContext,
     tuning: ConnectionTuning = CONNECTION,
 ) -> Connection:
-    """Connect to one of the target's allowed addresses. For a mailto: target, return a connection that hands the
-    request to the mail server. Raises ConnectFailed, or NotTried if no thread was free for the DNS look-up.
+    """Connect to one of the target's allowed addresses. For a mailto: target, return a connection that hands requests
+    to the mail server. Raises NotTried if no thread was free for the DNS look-up, else ConnectFailed.
     """
     if target.mail:
         return _to_mail(owner, target, resolver, tuning)
@@ -397,8 +397,8 @@ async def _open(
 
 
 class _Steps:
-    """A measurement of how long the steps of opening a connection take: DNS look-up, TCP connect and TLS handshake. If
-    a step fails, its time is measured until the failure.
+    """A measurement of the time that each step of opening a connection takes: DNS look-up, TCP connect and TLS
+    handshake. For a step that fails, this is the time until its failure.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -437,7 +437,7 @@ class _Steps:
 
 
 class ConnectFailed(Exception):
-    """The error of a connection that could not be opened. Its message is the reason in one word."""
+    """The error of a connection that could not be opened. Its message is a short reason, such as `refused`."""
 
     def __init__(self, reason: str, times: Times = REUSED) -> None:
         super().__init__(reason)

@@ -132,10 +132,11 @@ def _draft(sender: str, recipient: str, subject: str, text: str) -> EmailMessage
 
 
 class MailTransport:
-    """A transport (asyncio.Transport) whose other end is the mail server.
+    """A stand-in for the transport of a connection (asyncio.Transport). Its requests become mails.
 
-    Its user writes HTTP requests, and `receive` is called with the bytes of each HTTP answer. `lost` is called once,
-    when the transport is closed.
+    A caller writes whole HTTP requests. For each request, the mailer hands a mail to the mail server or checks the
+    server, and `receive` is called with the bytes of an HTTP answer. `lost` is called once, after the transport was
+    closed.
     """
 
     def __init__(
@@ -162,7 +163,7 @@ class MailTransport:
             self._receive(head % (status, len(body)) + body)
 
     def abort(self) -> None:
-        """Close the transport. The mail server may still get a mail that is being handed over."""
+        """Close the transport. If a mail is being handed over at this moment, the mail server may still get it."""
         lost, self._lost = self._lost, None
         if lost is not None:
             self._loop.call_soon(lost, None)

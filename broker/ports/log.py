@@ -15,7 +15,7 @@ from broker.errors import LogUnavailable
 
 EARLIEST: Final = -2  # time that means the first offset
 LATEST: Final = -1  # time that means the end offset
-# If a worker is killed and not restarted, other workers take over its partitions after about ten seconds.
+# If Kafka hears nothing from a worker for ten seconds, other workers take over its partitions.
 SESSION_TIMEOUT_MS: Final = 10_000
 
 
@@ -36,8 +36,9 @@ class Record(NamedTuple):
 class FetchResult(NamedTuple):
     """The result of one fetch from a partition.
 
-    The next fetch begins at `next_offset`. `end_offset` is the end of the partition. `size` is the number of bytes that
-    Kafka has sent. If all fetched records were skipped, `left_out_ms` is the time of the newest one, else None.
+    The next fetch of the partition begins at `next_offset`. `end_offset` is the partition's end offset. `size` is the
+    number of bytes that Kafka has sent. If the reader skipped all fetched records, `records` is empty, and
+    `left_out_ms` is the time of the newest skipped record. Otherwise `left_out_ms` is None.
     """
 
     records: list[Record]
@@ -65,9 +66,10 @@ class OffsetTooOld(LogUnavailable):
 
 
 class NotStored(LogUnavailable):
-    """The error of a commit of offsets that failed, or may have failed, for some of the listeners.
+    """The error of a commit of several listeners' offsets. For some of the listeners, the commit failed or may have
+    failed.
 
-    `failed` maps the id of each of these listeners to the reason. The offsets of all other listeners are stored.
+    `failed` maps the id of each of these listeners to the error. The offsets of all other listeners are stored.
     """
 
     def __init__(self, failed: Mapping[str, LogUnavailable]) -> None:
@@ -98,8 +100,8 @@ class DirectoryView(Protocol):
 
     @property
     def complete(self) -> bool:
-        """Return whether this program could decode every event of `control` so far. If not, `state` may be
-        incomplete.
+        """Return whether this program could decode every event of `control` that it has read. If not, `state` lacks the
+        effects of the other events, which a newer version of Everput has written.
         """
 
     async def seen(self, offset: int, *, timeout_s: float | None = 2.0) -> None:
@@ -110,8 +112,8 @@ class DirectoryView(Protocol):
         """
 
     def passed_over(self, offset: int) -> bool:
-        """Return whether the event at this offset of `control` had no effect. For example, an event has no effect if it
-        creates a queue with a name that was taken.
+        """Return True if the event at this offset of `control` had no effect, else False. For example, an event that
+        creates a queue has no effect if another queue already had the name.
 
         Call this method right after seen() has returned for this offset, because the process remembers only recent
         offsets.
@@ -164,7 +166,7 @@ class ControlLog(Protocol):
         """Delete a consumer group that has no members. Raises LogUnavailable if Kafka does not answer."""
 
 
-# A function that is called with an organization's id and a number of bytes, to count them as stored bytes.
+# A function that counts stored bytes. It gets the id of an organization, and the number of bytes to add to its count.
 Count = Callable[[str, int], None]
 
 # A function that gets a partition's number, and returns a record for this partition: its key, value and queue id.
@@ -172,10 +174,11 @@ BuildRecord = Callable[[int], tuple[bytes, bytes, bytes]]
 
 
 class Acknowledged(Protocol):
-    """A receiver of the result of an append to Kafka. It has the methods of a future that an append needs, but takes
-    less time.
+    """A receiver of the result of one append to Kafka. It has three methods of asyncio.Future, and is faster than a
+    future.
 
-    If done() returns False, either set_result() or set_exception() is called, once. None of these methods may raise.
+    When the result is known, done() is called. If done() returns False, set_result() or set_exception() is called once.
+    These three methods must not raise.
     """
 
     def done(self) -> bool:
@@ -206,8 +209,8 @@ class MessageLog(Protocol):
     def append_for(
         self, writer: Acknowledged, build: BuildRecord, *, ordering_key: str | None = None, size: int = 0
     ) -> None:
-        """Append a message like append(), but pass the result to set_result() or set_exception() of `writer`. This is
-        faster than a future.
+        """Append a message like append(), but return nothing: later call set_result() or set_exception() of `writer`
+        with the result. Such a call is faster than the future of append().
 
         If this method itself raises Unavailable, nothing is stored and `writer` gets no result.
         """
@@ -215,7 +218,8 @@ class MessageLog(Protocol):
     def append_together(
         self, builds: Sequence[BuildRecord], *, partition: int | None = None, size: int = 0
     ) -> Awaitable[None]:
-        """Append messages in one record batch. If they don't fit into one, use several batches, but as few as possible.
+        """Append messages in one Kafka record batch. If the messages don't fit into one batch, use as few batches as
+        possible.
 
         With `partition`, all messages go to this partition. If InDoubt is raised, all, some or none of the messages are
         stored. If another Unavailable is raised, no message is stored.
@@ -243,29 +247,31 @@ class MessageLog(Protocol):
     ) -> tuple[int, bytes] | None:
         """Return the offset and the record's value of a message, or None if there is no such message.
 
-        The partition is read from `at_ms` on, which is the time in the message's id. This is a large read. For the
-        organizations of one account together, a process runs only two large reads at a time. Raises Unavailable if
-        Kafka does not answer, or if the message may be in an unreadable range.
+        The search of the partition begins at `at_ms`, the time in the message's id. The first read usually finds the
+        message. Each process limits how many searches continue after their first read at the same time, so this call
+        may wait. Raises Unavailable if Kafka does not answer, if the wait is too long, or if the message may be in an
+        unreadable range.
         """
 
     async def find_all(
         self, *, partition: int, at_ms: int, message_ids: Collection[str], organization_id: str
     ) -> dict[str, tuple[int, bytes]]:
-        """Return the offset and the record's value of each of these messages, by message id. `at_ms` is the time in the
-        ids, which must be the same in all ids.
+        """Return, by message id, the offset of each of these messages and the value of its record. `at_ms` is the time
+        in the message ids. It must be the same in all of them.
 
-        Missing messages are left out. Raises Unavailable if Kafka does not answer, or if a missing message may be in an
-        unreadable range.
+        Messages that are not found are left out. Raises Unavailable if Kafka does not answer, or if such a message may
+        be in an unreadable range.
         """
 
     async def count(
         self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], organization_id: str
     ) -> tuple[int, bool]:
-        """Count the queue's messages in the range [begin, end) of each partition. Return the count of all partitions,
-        and whether it is exact.
+        """Count the queue's messages in each partition, from the partition's offset in `begin` to before its offset in
+        `end`. Return the sum over all partitions, and whether the sum is exact.
 
-        If a range has more than 16 MiB, only 16 MiB of it are read, and the count of the rest is an estimate. The count
-        is then not exact. It is also not exact if records are damaged. Raises Unavailable if Kafka does not answer.
+        At most about 16 MiB of a partition are read. If the partition has more, the count of the rest is estimated, and
+        the sum is not exact. The sum is also not exact if records are damaged. Raises Unavailable if Kafka does not
+        answer.
         """
 
     async def newest(
@@ -278,8 +284,9 @@ class MessageLog(Protocol):
         organization_id: str,
         wanted: Callable[[bytes], bool] | None = None,
     ) -> tuple[list[StoredRecord], list[int]]:
-        """Return up to `limit` of the queue's newest messages in the range [begin, end) of each partition. Also return
-        the `end` for the next call, which returns older messages: one offset for each partition.
+        """Return up to `limit` of the queue's newest messages. The messages of each partition are from the partition's
+        offset in `begin` to before its offset in `end`. Also return the value of `end` for the next call, which returns
+        older messages: one offset for each partition.
 
         With `wanted`, leave out records for whose value `wanted` returns False. A call may return few messages, or
         none, although there are older ones. Raises Unavailable if Kafka does not answer.
@@ -295,8 +302,8 @@ class ClaimLog(Protocol):
         """Append a claim of an Idempotency-Key: an event that says that a request is about to put the key's messages.
         Return once all in-sync replicas have stored the claim.
 
-        Raises ShareUsed if the organization has used too many keys in about the last day. Raises Unavailable if it is
-        uncertain whether the claim is stored.
+        Raises ShareUsed if the organization has used too many keys in about the last 24 hours. Raises Unavailable if
+        the claim was not stored, or if it is uncertain whether it was stored.
         """
 
     async def claims(self, digest: bytes) -> Sequence[PutClaimed]:
@@ -308,11 +315,11 @@ class ClaimLog(Protocol):
 
 
 class TooMuch(Exception):
-    """The requested items are too large together. Ask for fewer of them."""
+    """The error that the data of all requested messages is too large for one answer. Ask for fewer messages."""
 
 
 class CountingChange(NamedTuple):
-    """The change that decides what a message is now. If the message was deleted, it is the deletion. Otherwise, it is
+    """The change of a message that is in effect now. If the message was deleted, this is the deletion. Otherwise, it is
     the message's newest valid update.
 
     `offset` is the offset of this change in the topic `changes`.
@@ -328,9 +335,9 @@ class ChangeLog(Protocol):
     """
 
     async def append(self, event: MessageChange) -> tuple[int, int]:
-        """Append an update or a deletion of a message to the topic `changes`. Return two offsets for answer(): the
-        change's offset in `changes` (-1 if unknown), and the offset in `deliveries` from which on the worker's answer
-        is to be found.
+        """Append an update or a deletion of a message to the topic `changes`. Return two offsets, which answer() needs
+        to find the worker's answer. The first is the change's offset in `changes`, or -1 if it is unknown. The second
+        is the offset in `deliveries` at which the search for the answer begins.
 
         Raises InDoubt if the change may have been stored, and any other Unavailable if it was not stored.
         """
@@ -341,12 +348,12 @@ class ChangeLog(Protocol):
         """Wait for a worker's answer to a change of a message, and return the answer. Return None if no answer comes
         within `within_s` seconds, or if Kafka does not answer.
 
-        `change_offset` and `answers_from` are the results of append().
+        `change_offset` and `answers_from` are the two offsets that append() returned for this change.
         """
 
     async def counted(self, event: MessageChange) -> int | None:
-        """Find a change that was appended to the topic `changes`, and return its offset. Return None if the change has
-        no effect.
+        """Find an update or deletion in the topic `changes`, and return its offset. Return None if it had no effect
+        when it was appended, for example because the message was deleted before, or if it is not in the topic.
 
         Raises Unavailable if Kafka does not answer.
         """
@@ -354,23 +361,23 @@ class ChangeLog(Protocol):
     async def latest(
         self, places: Mapping[str, tuple[int, int]], *, organization_id: str, bytes_max: int | None = None
     ) -> dict[str, CountingChange]:
-        """Return, for each changed message, the change that decides what the message is now. This is the message's
-        deletion, or if there is none, its newest valid update. The result's keys are message ids. Unchanged messages
-        are left out.
+        """Return, by message id, the change of each message that is in effect now: its deletion, or if there is none,
+        its newest valid update. Messages without such a change are left out.
 
-        `places` maps each message's id to the time of its put and its partition. Raises TooMuch if several messages'
-        new data has more than `bytes_max` bytes, Unavailable if Kafka does not answer.
+        `places` has the messages to look up: it maps each message id to the time of the message's put and to its
+        partition. Raises TooMuch if more than one message is changed, and the changes have more than `bytes_max` bytes
+        together. Raises Unavailable if Kafka does not answer.
         """
 
     async def deleted(
         self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], since_ms: int, organization_id: str
     ) -> tuple[int, bool]:
-        """Count the deleted messages of a queue in the range [begin, end) of each partition of `messages`. Return the
-        count, and whether it is exact.
+        """Count the queue's deleted messages in each partition of `messages`, from the partition's offset in `begin` to
+        before its offset in `end`. Return the sum over all partitions, and whether it is exact.
 
-        `begin` and `end` have one offset for each partition. `since_ms` must not be later than the put of the first of
-        these messages. If there are more changes than one request may read, the count is too low. Raises Unavailable if
-        Kafka does not answer.
+        `begin` and `end` have one offset for each partition. `since_ms` is a time in ms: no message in these ranges was
+        put before it. If there are more changes than one request may read, the sum is too low and not exact. Raises
+        Unavailable if Kafka does not answer.
         """
 
 
@@ -386,8 +393,8 @@ class ListenerTestLog(Protocol):
 
 
 class Log(Protocol):
-    """The topics of the log that requests of the API use: for appending events, and for finding messages and their
-    changes.
+    """The topics of the log, as API requests use them: to append events, and to find messages and the changes of
+    messages.
     """
 
     @property

@@ -117,10 +117,9 @@ async def _begin(found: Cluster, folder: Path) -> Manifest:
 
 
 async def _moment(requests: KafkaRequests, table: Topics) -> dict[str, list[int]]:
-    """Choose the end offsets of the topics, such that no exported event refers to a record that is not exported.
-
-    For example, each exported message needs the event in `control` that created its queue. And no exported listener may
-    begin after the end of `messages`: after a restore, such a listener would miss messages.
+    """Choose the end offsets of the topics. No exported event may refer to a record that is not exported: for example,
+    each exported message needs the event in `control` that created its queue. Also, no exported listener may begin
+    after the end offset of `messages`: after a restore, this listener would miss messages.
     """
     deliveries = await _ends(requests, table.deliveries)
     changes = await _ends(requests, table.changes)
@@ -162,9 +161,9 @@ async def _partition(
 ) -> AsyncGenerator[int, None]:
     """Write the rest of a partition, one file at a time. Yield how many offsets each fetch covered.
 
-    Without `end`, read the partition to its present end. This is needed for a compacted topic: only then, the export
-    has the newest record of each key. With an older end, a key's record could be missing: compaction deletes the older
-    records of a key.
+    Read the partition up to the offset `end`, or up to its present end if `end` is None. Use None for a compacted
+    topic. Compaction deletes a key's older record when a newer one is written. So if the newer record is after `end`,
+    the export would have no record of this key.
     """
     mine = sum(one.topic == name and one.partition == number for one in made.files)
     at = made.next.get(f"{name}/{number}", (await requests.offsets(topic.name, {number: EARLIEST}))[number])

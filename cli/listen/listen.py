@@ -180,9 +180,9 @@ async def _show_secret(url: str, key: str, place: _Place, listener_id: str) -> N
 class _Listening:
     """A run of `everput listen`. At a terminal, it reads key presses, and gives each request a number.
 
-    `served` maps the id of each listener that got a tunnel to its queue and local address. `created` has the ids of the
-    listeners that did not exist before. With `new_names`, the names of listeners have a random part, so all listeners
-    are new.
+    `served` maps the id of each listener that got a tunnel to its queue, name and local address. `created` has the ids
+    of the listeners that this run has created. With `new_names`, each listener's name has a random part, so this run
+    creates all of its listeners.
     """
 
     def __init__(self, show: Show, *, once: bool, terminal: bool, new_names: bool) -> None:
@@ -204,18 +204,18 @@ class _Listening:
         places: Sequence[_Place],
         wants: Callable[[dict[str, Any]], bool] | None,
     ) -> None:
-        """Keep a tunnel open for each of `places` (a queue with a local address) until the command ends.
+        """Keep a tunnel open for each listener in `places` until the command ends.
 
-        Raises an exception group: with the error Lost if a tunnel must not be opened again, or with a
-        ConfigurationError if the API refuses a tunnel.
+        Raises an exception group. It has the error Lost if a tunnel has ended for good, for example because the
+        listener was deleted. It has a ConfigurationError if the API refuses a tunnel.
         """
 
         showing: list[asyncio.Task[None]] = []
 
         def on_event(place: _Place, event: str, **fields: Any) -> None:
             if event == "listening":
-                # A listener whose name has a random part was created by this run.
-                # If the answer with `created` true was lost, the next answer has `created` false.
+                # If the listener's name has a random part, this run created the listener, even if `created` is false.
+                # `created` is false if the listener exists already, for example because an earlier answer was lost.
                 if self._new_names or fields.get("created", False):
                     self.created.add(fields["id"])
                 if fields["id"] not in self.served:

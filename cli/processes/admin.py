@@ -73,8 +73,8 @@ class Health:
         while the process starts.
 
         `position` is the offset in `control` of the next event to apply. `sha256` is a hash of the whole directory.
-        `fields` is a hash of the names and types of the directory's fields: the `sha256` of two processes can be
-        compared only if their `fields` are equal. `digests` has a checksum of each item, such as a queue.
+        `fields` is a hash of the names and types of the directory's fields. Compare the `sha256` of two processes only
+        if their `position` and `fields` are equal. `digests` has a checksum of each item, such as a queue.
         """
         if self.view is None:
             raise Unavailable("This process is starting. Try again later.")
@@ -108,9 +108,9 @@ def make_app(
 ) -> Starlette:
     """Create the application of an admin address.
 
-    `check` raises Unavailable if the process is not ready. `check_whole` raises Unavailable if the process is not
-    ready, and Damaged if the log is damaged. `metrics` returns the current metrics. `states` returns the state of each
-    process, by the process's name.
+    `check` is called for /health/ready, and raises Unavailable if a process is not ready. `check_whole` is called for
+    /health. It raises Unavailable if a process is not ready, and Damaged if the log is damaged. `metrics` returns the
+    current metrics. `states` returns the state of each process, by the process's name.
     """
 
     async def live(_request: Request) -> Response:

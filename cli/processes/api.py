@@ -139,8 +139,8 @@ async def _serve(process: Process, options: Options) -> None:
 
 
 def _listening(options: Options) -> socket.socket:
-    """Return the listening socket of the API. If a supervisor has opened it, return the supervisor's socket; otherwise,
-    open a new socket.
+    """Return the socket on which the API listens. If a supervisor started this process, return the socket that the
+    supervisor has opened. Otherwise, open a new socket.
     """
     descriptor = os.environ.get("EVERPUT_LISTEN_FD")
     return bind(options.host, options.port) if descriptor is None else inherited(int(descriptor))

@@ -25,7 +25,7 @@ from cli.processes.prefork import ForkedProcess, Prefork
 
 PAUSE_S_MIN: Final = 0.1
 PAUSE_S_MAX: Final = 5.0
-STEADY_S: Final = 10.0  # once a process has run for 10 s, the pause before its next restart is PAUSE_S_MIN again
+STEADY_S: Final = 10.0  # if a process has run for 10 s, its next restart follows after PAUSE_S_MIN
 EXIT_CONFIGURATION: Final = 2
 
 _NO_DESCRIPTORS: Final[Mapping[str, int]] = MappingProxyType({})
@@ -35,7 +35,7 @@ _log = Logger(__name__)
 
 class Pauses:
     """The pauses before a process is restarted. The first pause takes 0.1 s. Each further pause is twice as long as the
-    pause before, up to 5 s. When the process has run for ten seconds or longer, the pause is 0.1 s again.
+    pause before, but at most 5 s. If the process has run for ten seconds or longer, the next pause is 0.1 s again.
     """
 
     def __init__(self) -> None:
@@ -122,7 +122,7 @@ class Child:
             code = await process.wait()
             self.ready.clear()
             self.admin_url = None
-            # Let `talk` read what the process sent just before it ended, such as its error. Wait at most 1 s for that.
+            # Wait at most 1 s until `talk` has read what the process sent just before its end, such as its error.
             await asyncio.wait([talk], timeout=1)
             talk.cancel()
             with suppress(asyncio.CancelledError):

@@ -56,7 +56,8 @@ class ForkedProcess:
         return await asyncio.shield(self._code)
 
     def send_signal(self, number: signal.Signals) -> None:
-        # This pid can't belong to another process yet: only _reap() frees it, and callers send no signal after _reap().
+        # This pid can't belong to another process: the system can reuse it only after _reap().
+        # After _reap(), `returncode` is set, and callers send no signal.
         os.kill(self.pid, number)
 
     def _reap(self, descriptor: int) -> None:
@@ -85,7 +86,7 @@ class Prefork:
         if not self._links:
             return None
         ours = self._links.pop()
-        # Forked processes become children of this process only when the process that forked them has ended. So wait.
+        # Wait for the end of the process that forked the child processes: only then they are children of this process.
         if self._template is None:
             self._template = ForkedProcess(self._pid)
         await self._template.wait()
@@ -146,8 +147,8 @@ def _supported() -> bool:
 
 
 def _import_and_fork(links: Sequence[socket.socket], import_code: Callable[[], None], parent: int) -> None:
-    """Import the code, and fork one child process for each socket in `links`. `parent` is the process id of the
-    supervisor.
+    """Import the code by a call of `import_code`. Then fork one child process for each socket in `links`: the child
+    process talks to the supervisor over this socket. `parent` is the process id of the supervisor.
     """
     prctl(PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # the supervisor ended before prctl() was called, so no signal will end this process

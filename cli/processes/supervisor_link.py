@@ -26,7 +26,7 @@ class Link:
         self._socket.setblocking(True)
         self._socket.set_inheritable(False)
         self._go: Future[EmbeddedAccess | None] = Future()
-        # Read the socket in a thread, because the event loop may be busy, or may not run yet.
+        # Read the supervisor's lines in a thread, because the event loop may be busy, or may not run yet.
         threading.Thread(target=self._listen, name="link", daemon=True).start()
 
     @classmethod
@@ -61,5 +61,7 @@ class Link:
                     self._go.set_result(None if embedded is None else EmbeddedAccess(**embedded))
         except OSError:
             pass
-        # The supervisor has died, and an embedded Kafka dies with the supervisor. So end at once, without cleaning up.
+        # The socket to the supervisor was closed, so the supervisor has died.
+        # An embedded Kafka dies with the supervisor.
+        # So exit at once, without cleaning up.
         os._exit(1)

@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 
 
 class Admission(Enum):
-    """The decision about a delivery: an attempt may begin now, the delivery waits in memory, or the topic `outstanding`
-    holds it instead.
+    """The decision about a delivery. Either an attempt may begin now, or the delivery waits in memory, or it is kept in
+    the topic `outstanding`.
     """
 
     BEGIN = "an attempt may begin"
@@ -90,15 +90,15 @@ class Admissions:
             delivery.first_of_key = self._deliveries.keys.take(key, delivery, at_s)
             if not delivery.first_of_key:
                 return _QUEUED
-        # Put a delivery from `outstanding` back if an earlier delivery of its ordering key is there now.
+        # If a delivery came from `outstanding`, put it back there if an earlier one with its ordering key is there.
         if not in_window and assignment.overtakes(delivery):
             return Admission.RETURNED
         return BEGIN
 
     def _is_slow(self, key: str, at_s: float) -> bool:
-        """Return whether a delivery of this ordering key must move to `outstanding` instead of waiting in memory. It
-        must move if another delivery has blocked the key for `key_slow_s` seconds, and too many of the listener's
-        deliveries wait for earlier deliveries with the same ordering key.
+        """Return whether a delivery with this ordering key must move to `outstanding`, because it may not wait in
+        memory. Two conditions must hold. Another delivery has blocked this key for `key_slow_s` seconds. Also, too many
+        of the listener's deliveries wait in memory until an earlier delivery with the same key has ended.
         """
         return self._room.many_wait and self._deliveries.keys.taken_for_s(key, at_s) >= self._room.tuning.key_slow_s
 
@@ -112,9 +112,9 @@ class Admissions:
         return Admission.NEAR if near else Admission.FAR
 
     def crowd(self) -> list[Delivery]:
-        """Remove and return the deliveries that an earlier delivery of their ordering key has blocked for `key_slow_s`
-        seconds. Deliveries that came from the topic `outstanding` stay, because they are few. Call this only if too
-        many deliveries wait for earlier deliveries with the same ordering key.
+        """Remove and return the waiting deliveries whose ordering key has been blocked by an earlier delivery for
+        `key_slow_s` seconds. Deliveries that came from the topic `outstanding` stay, because they are few. Call this
+        method only if `many_wait` of the listener's memory is True.
         """
         at_s, keys = self._loop.time(), self._deliveries.keys
         leave = list[Delivery]()
@@ -128,8 +128,8 @@ class Admissions:
 
 
 def is_cancelled(delivery: Delivery) -> bool:
-    """Return whether the delivery came from the topic `outstanding` because of a redrive (a request to retry now) that
-    was cancelled before the attempt began.
+    """Return True if the delivery came from the topic `outstanding` because of a redrive (a request to retry now), and
+    the redrive was cancelled before this attempt began. Otherwise, return False.
     """
     entry = delivery.entry
     if entry is None or delivery.number != entry.number:

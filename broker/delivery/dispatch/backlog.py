@@ -17,7 +17,9 @@ from broker.errors import UnknownEvent
 
 
 class Lagging(Protocol):
-    """The part of a dispatcher (the sender of one listener's messages) that is used to load older messages."""
+    """The attributes and methods of a dispatcher that the class Backlog uses. A dispatcher sends the messages of one
+    listener.
+    """
 
     sending: bool
     queue: Queue
@@ -32,24 +34,26 @@ class Lagging(Protocol):
 
 
 class Backlog:
-    """The partitions in which one listener lags, so that it needs older messages from Kafka.
+    """The partitions in which one listener lags: it still needs messages that are older than the newest messages in
+    Kafka.
 
-    Before retention deletes such messages, their deliveries move to the topic `outstanding` with their data. For this
-    move, messages are loaded even if the listener has no room in memory. Without room, the next message is loaded only
-    while fewer than `set_aside_together` messages are being moved, with less than `set_aside_bytes_max` bytes in all.
+    Before retention deletes these messages, the listener's deliveries of them move to the topic `outstanding`, with the
+    messages' data. For this move, a message is loaded even if the listener's memory is full. But it waits while
+    `set_aside_together` messages are being moved, or messages with `set_aside_bytes_max` bytes together.
     """
 
     __slots__ = ("_dispatcher", "behind")
 
     def __init__(self, dispatcher: Lagging) -> None:
         self._dispatcher = dispatcher
-        # The delivery streams of this listener that lag, in the order in which messages are requested for them.
+        # The keys of `behind` are the delivery streams of this listener that lag; all values are None.
+        # Older messages are requested for the streams in the order of `behind`.
         self.behind: dict[Stream, None] = {}
 
     def room_for(self, stream: Stream, offset: int) -> bool:
-        """Return whether the message at this offset may be loaded into memory. Usually, it may if its listener has room
-        for one more message. Without room, it may only be loaded to move it to the topic `outstanding`, and only if few
-        messages are being moved there now.
+        """Return whether the message at this offset may be loaded into memory. Usually this depends on the listener's
+        memory: it must have room for one more message. Without room, return True only if the message must move to the
+        topic `outstanding`, and few messages are moving there now.
         """
         dispatcher = self._dispatcher
         return dispatcher.room() or (
@@ -57,9 +61,9 @@ class Backlog:
         )
 
     def refill(self) -> None:
-        """Request older messages for the partitions in which the listener lags, as long as room_for() allows. Messages
-        that the worker has in memory come at once. Stop at the first request that needs a read from Kafka: a listener
-        has only one such request at a time.
+        """Request older messages for the partitions in which the listener lags. Messages that the worker has in memory
+        are handed over at once. Stop when a request needs a read from Kafka, because a listener has only one such
+        request at a time. Also stop when the listener's memory has no more room.
         """
         behind = self.behind
         if not self._dispatcher.sending or any(stream.requested for stream in behind):
@@ -73,14 +77,16 @@ class Backlog:
             del behind[stream]
             if wanted is None:
                 continue
-            # Put this stream last: if it needs more than one read, the other lagging streams read first.
+            # Put this stream at the end of `behind`, so that the listener's other lagging streams get messages next.
             behind[stream] = None
             stream.assignment.lagging(stream)
             if stream.requested:
                 return
 
     def read_again(self, delivery: Delivery) -> None:
-        """Record that a delivery's message was removed from memory, and must be read again before an attempt."""
+        """Record that a delivery's message is no longer in memory, so that it is read from Kafka again before the next
+        attempt.
+        """
         stream = delivery.stream
         delivery.state = MISSING
         stream.window.forget((delivery.offset,))
@@ -90,8 +96,8 @@ class Backlog:
 
     def set_aside_before(self, partition: int, below: int) -> None:
         """Begin to move the listener's unfinished deliveries below the offset `below` of a partition to the topic
-        `outstanding`, because Kafka will soon delete their messages. A delivery moves when its message is in memory and
-        it is ready for an attempt. If `below` is 0, stop moving deliveries.
+        `outstanding`, because Kafka will soon delete their messages. Each delivery moves when its message is in memory
+        and the delivery is ready for an attempt. If `below` is 0, stop moving deliveries.
         """
         dispatcher = self._dispatcher
         stream = dispatcher.streams.get(partition)
@@ -106,8 +112,9 @@ class Backlog:
             self.refill()
 
     def sets_aside(self, partition: int) -> bool:
-        """Return whether deliveries of this partition are moving to the topic `outstanding` because Kafka will soon
-        delete their messages. Also return True if deliveries will move there as soon as their messages are read.
+        """Return True if deliveries of this partition are moving to the topic `outstanding`, or will move there after
+        their messages are read from Kafka. They move because Kafka will soon delete their messages. Otherwise, return
+        False.
         """
         stream = self._dispatcher.streams.get(partition)
         setting_aside = self._dispatcher.memory.setting_aside

@@ -30,7 +30,7 @@ class Room:
         self.bytes_share = tuning.held_bytes_max  # the limit of `held_bytes`
         self.batch_max = 0  # the most messages in a batch of the listener; 0 if the listener gets no batches
         # The deliveries that move to the topic `outstanding` now, because Kafka will delete their messages soon.
-        # The keys of `setting_aside` are deliveries. The values are the sizes of the deliveries' messages in bytes.
+        # `setting_aside` maps each of these deliveries to the size of its message in bytes.
         self.setting_aside: dict[Delivery, int] = {}
 
     @property
@@ -55,8 +55,8 @@ class Room:
 
     @property
     def many_fail(self) -> bool:
-        """Whether too much of the listener's memory is in use by deliveries that wait for a time, such as the time of
-        their retry.
+        """Whether deliveries that wait until a certain time, such as the time of their retry, take too much of the
+        listener's memory.
         """
         most = self.held_max
         retries_max = max(self.tuning.retries_max, self.batch_max)
@@ -64,8 +64,8 @@ class Room:
 
     @property
     def many_wait(self) -> bool:
-        """Whether too many deliveries wait in memory until an earlier delivery with the same ordering key has ended.
-        Always False for a new listener.
+        """Whether too many of the listener's deliveries wait in memory until an earlier delivery with the same ordering
+        key has ended. False for a listener that is new or down.
         """
         waiting = self._deliveries.keys.waiting
         if not waiting:  # the usual case

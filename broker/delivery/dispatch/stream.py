@@ -31,11 +31,11 @@ log = logging.getLogger(__name__)
 
 _ROWS_MAX = 5_000  # One event `deliveries.settled` has at most this many deliveries: about 300 KB.
 
-# A `Row` is an accepted first attempt: offset, time, HTTP status, duration in ms, and the time of its message.
-# The time of a message is its `deliver_at`, or without one its put. Times are in ms since the UTC epoch.
+# A `Row` is an accepted first attempt: offset of the message, time, HTTP status, duration in ms, and message time.
+# The message time is the message's `deliver_at`, or its put time if it has none. Times are in ms since the UTC epoch.
 Row = tuple[int, int, int, int, int]
 Attempt = tuple[int, int, int]  # the message's partition and offset, and the number of the attempt, from 1
-# The event of an attempt, and the `deliver_at` of the message in ms (if it has none: the put time)
+# A `Made` is the event of an attempt, and its message's `deliver_at` in ms (the put time if there is no `deliver_at`).
 Made = tuple[DeliveryAttempted, int]
 
 
@@ -44,7 +44,7 @@ class Assigned(Protocol):
 
     @property
     def known_changes(self) -> Mapping[tuple[int, int], object]: ...
-    # Call changed() when the listener goes down or comes back, so that its offsets are committed soon.
+    # Call changed() when the listener goes down or comes back. The listener's offsets are then committed soon.
     def changed(self, listener_id: str, /) -> None: ...
     def touched(self, stream: Stream, /) -> None: ...
     def lagging(self, stream: Stream, /) -> None: ...
@@ -112,13 +112,13 @@ class Delivery:
         self.offset = offset
         self.message = message  # None while the delivery does not need its message in memory
         self.state: State = MISSING
-        self.number = 0  # number of attempts so far that sent their request, or could open no connection
+        self.number = 0  # attempts so far: one counts when its request is sent, or when connecting has failed
         # True if an attempt was repeated at once, because the listener had closed the idle connection that it used.
         self.again = False
-        self.first_of_key = False  # True while the delivery blocks later deliveries with its ordering key
-        # The delivery's row in the index of `outstanding`; None if the delivery did not come from this topic
+        self.first_of_key = False  # True while later deliveries with the same ordering key wait for this one
+        # For a delivery from the topic `outstanding`: its row in the worker's index of this topic; None for all others.
         self.entry: OutstandingEntry | None = None
-        self.first_at_ms = 0  # when the first attempt began, in ms; stays 0 until this attempt has failed
+        self.first_at_ms = 0  # 0 until an attempt has failed; then the time in ms at which the first attempt began
         self.put_at_ms = 0  # the message's put time in ms, used while `message` is None; 0 if unknown
 
 
@@ -144,8 +144,8 @@ def message_of(delivery: Delivery) -> Message:
 
 
 class Stream:
-    """The delivery of one partition's messages to one listener. Its attribute `window` says which deliveries are
-    unfinished, and from which offset on messages must still be read.
+    """The delivery of one partition's messages to one listener. The attribute `window` holds the unfinished deliveries,
+    and knows from which offset on messages must still be read for the listener.
     """
 
     __slots__ = (
@@ -178,8 +178,8 @@ class Stream:
         self.pressing = False
         self.requested = False  # waits for a catch-up reader
         self.fetch_bytes = dispatcher.tuning.fetch_bytes_first  # bytes of the next catch-up read
-        # Unfinished deliveries below this offset move to `outstanding`, because Kafka will soon delete their messages.
-        # If this offset is 0, no deliveries move for this reason.
+        # Kafka will soon delete the messages below the offset `set_aside_below`. It is 0 if Kafka will delete none.
+        # Unfinished deliveries of messages below `set_aside_below` move to the topic `outstanding`.
         self.set_aside_below = 0
         self.from_outstanding: set[Delivery] = set()  # deliveries taken back from `outstanding`
         replay = dispatcher.listener.replay
@@ -194,7 +194,9 @@ class Stream:
 
     @property
     def current(self) -> bool:
-        """Whether the listener still uses this object for the partition. For example, a rebalance ends its use."""
+        """Whether this worker still delivers to the listener with this object. It is False, for example, after a
+        rebalance.
+        """
         return self.dispatcher.streams.get(self.partition) is self
 
     def cursor(
@@ -202,9 +204,9 @@ class Stream:
     ) -> Cursor:
         """Return the offset, with its metadata, that a checkpoint commits for this listener and partition.
 
-        `tail` is the offset of the next new message. `waiting`, `parked` and `retrying` say how many of the listener's
-        deliveries in the topic `outstanding` wait, are parked, or will be retried. `since_ms` is the put time of the
-        oldest message that waits there.
+        `tail` is the offset of the partition's next new message. The other parameters are about the listener's
+        deliveries in the topic `outstanding`: `waiting`, `parked` and `retrying` are their numbers, and `since_ms` is
+        the put time of the oldest message that waits.
         """
         window = self.window
         tail = self.dispatcher.listener.reach(self.partition, tail)
@@ -231,8 +233,8 @@ class Stream:
         return len(attempts) - attempts.count(0)
 
     def _attempts_made(self, opened: Sequence[int]) -> tuple[int, ...]:
-        """Return for the delivery at each of these offsets how many of its attempts have ended. Return an empty tuple
-        if none has.
+        """Return, for the delivery at each offset in `opened`, how many of its attempts have ended. If no attempt of
+        any of these deliveries has ended, return an empty tuple.
         """
         deliveries = [self.window.open[offset] for offset in opened]
         if not any(delivery.number for delivery in deliveries):
@@ -243,8 +245,8 @@ class Stream:
 
     @property
     def oldest_at_ms(self) -> int | None:
-        """The time of the put of the oldest message of this partition that waits for the listener; None if no message
-        waits, or the time is not known.
+        """The put time, in ms, of the partition's oldest message that waits for the listener. None if no message waits,
+        or if the time is unknown.
         """
         first = self.window.first
         if first is not None:
@@ -334,8 +336,8 @@ def now_ms() -> int:
 
 
 def take_outcomes(stream: Stream) -> tuple[list[Row], list[Made]]:
-    """Remove and return the results of attempts that no checkpoint has collected yet: a row for each message that was
-    accepted at the first attempt, and an event for each other attempt.
+    """Remove the results of attempts from the stream, and return them to the checkpoint that writes them. A message
+    that was accepted at the first attempt has a row. Each other attempt has an event.
     """
     rows, stream.rows = stream.rows, []
     attempts, stream.attempts = stream.attempts, []

@@ -118,8 +118,8 @@ class Retention:
             low = min(stands.values(), default=ends[partition])
             below = young[partition]
             lags.extend(_Lag(partition, one, below) for one, offset in stands.items() if offset < below)
-            # Delete only messages below `low`: all listeners have finished these, as their committed offsets say.
-            # If a delivery moves to `outstanding` during this call, the offset of its message is not below `low`.
+            # Delete only messages below `low`: by their committed offsets, all listeners have finished these messages.
+            # If a delivery moves to `outstanding` during this call, its message is kept: its offset is `low` or higher.
             bare_ms = self._earlier(before_ms, self._outstanding.oldest_bare_put_ms(partition))
             kept_ms = self._earlier(before_ms, self._outstanding.oldest_put_ms(partition))
             await self._delete(partition, bare_ms, min(low, ends[partition]), changes_ms=kept_ms)
@@ -128,8 +128,8 @@ class Retention:
                 await self._set_aside(lags)
 
     async def _set_aside(self, lags: deque[_Lag]) -> None:
-        """Move old unfinished deliveries to the topic `outstanding`. Handle `set_aside_listeners` pairs of a listener
-        and a partition, and then the next pairs, so that little memory is needed.
+        """Move old unfinished deliveries to the topic `outstanding`. To need little memory, handle only a few items of
+        `lags` (a listener in one partition) at a time: `set_aside_listeners` of them.
         """
         while lags:
             some = [lags.popleft() for _ in range(min(len(lags), self._tuning.set_aside_listeners))]
@@ -162,9 +162,9 @@ class Retention:
     async def _delete(self, partition: int, before_ms: int, low: int, *, changes_ms: int) -> None:
         """Delete the partition's messages that were put before `before_ms` and whose offsets are below `low`.
 
-        If there are any, also delete old records of the topics `deliveries` (results of attempts) and `changes`
-        (updates and deletions of messages). A result is deleted if it is older than `before_ms` and older than the
-        oldest message left. A change must also be older than `changes_ms`.
+        If there are such messages, also delete old records in the topics `deliveries` and `changes`. The result of an
+        attempt is deleted if it is older than `before_ms`, and older than the oldest message that stays. An update or
+        deletion of a message must, in addition, be older than `changes_ms`.
         """
         begin = (await self._requests.offsets(self._messages, {partition: EARLIEST}))[partition]
         first = (await offsets_since(self._requests, self._messages, {partition: before_ms}))[partition]
@@ -184,9 +184,10 @@ class Retention:
         log.info("retention.deleted partition=%d messages_before=%d", partition, limit)
 
     def _earlier(self, before_ms: int, put_ms: int | None) -> int:
-        """Return the earlier of two times: `before_ms`, and `put_ms` minus `clock_skew_ms`.
+        """Return the time before which records may be deleted: `before_ms`, or `put_ms` minus `clock_skew_ms` if that
+        is earlier.
 
-        `put_ms` is when the oldest message was put. If it is None, there is no message: return `before_ms`.
-        `clock_skew_ms` is subtracted because the clocks of machines may differ by that much.
+        `put_ms` is the put time of the oldest message whose records are still needed for the topic `outstanding`. It is
+        None if there is no such message. The clocks of machines may differ by up to `clock_skew_ms`.
         """
         return before_ms if put_ms is None else min(before_ms, put_ms - self._tuning.clock_skew_ms)

@@ -26,12 +26,14 @@ class _Redriving:
     parked and retrying deliveries due.
     """
 
-    named: deque[str]  # ids of messages that the redrives name and whose deliveries were not made due yet
+    named: deque[str]  # ids of messages that the redrives name and that apply_some() has not examined yet
     count: int  # number of all redrives of the listener so far
 
 
 class Schedule(Protocol):
-    """The schedule of stored deliveries, which redrives change. The class Due implements this schedule."""
+    """The schedule of the deliveries in the topic `outstanding`, as redrives use it. The class Due implements this
+    protocol.
+    """
 
     taken: dict[int, OutstandingEntry]
 
@@ -49,7 +51,7 @@ class Redrives:
         self._owned = owned
         self._tuning = tuning
         self._under_way: dict[str, _Redriving] = {}
-        self._done: dict[str, int] = {}  # by listener id: how many of its redrives are complete
+        self._done: dict[str, int] = {}  # by listener id: how many of the listener's redrives are complete
 
     def __contains__(self, listener_id: str) -> bool:
         """Return whether a redrive (a request to retry deliveries now) may still make deliveries of this listener due.
@@ -62,9 +64,9 @@ class Redrives:
         self._under_way.pop(listener_id, None)
 
     def begin_now(self, listener: Listener, due: Schedule) -> None:
-        """Begin the listener's new redrives, which make parked and retrying deliveries due. Deliveries that are with
-        the listener's dispatcher become due immediately. The others become due later, a few at a time, because there
-        may be very many.
+        """Begin the listener's new redrives (requests to retry deliveries now). The deliveries that the listener's
+        dispatcher has already taken become due immediately. The listener's other parked and retrying deliveries may be
+        very many, so apply_some() makes a few of them due in each call.
         """
         at_ms = now_ms()
         for entry in due.taken.values():
@@ -73,8 +75,8 @@ class Redrives:
         self.begin(listener, due)
 
     def begin(self, listener: Listener, due: Schedule) -> None:
-        """Begin the listener's new redrives, which make parked and retrying deliveries due. The deliveries become due
-        later, a few at a time, because there may be very many.
+        """Begin the listener's new redrives (requests to retry deliveries now). The listener's parked and retrying
+        deliveries may be very many, so apply_some() makes a few of them due in each call.
         """
         redrives, done = listener.redrives, self._done.get(listener.id, 0)
         if redrives.count > done and listener.id in self._index.counts:
@@ -83,8 +85,9 @@ class Redrives:
             due.note(listener.id, 0)
 
     def apply_some(self, listener: Listener, due: Schedule) -> int:
-        """Make the next `redriven_at_once` deliveries due that a redrive (a request to retry now) concerns. Return how
-        many deliveries or message ids were examined.
+        """Apply the listener's redrives (requests to retry now) to its next deliveries, so that these become due. If
+        the redrives name messages, first examine the named ids; then examine deliveries. Examine at most
+        `redriven_at_once` ids or deliveries in one call, and return how many were examined.
         """
         redriving = self._under_way[listener.id]
         if not redriving.named:
@@ -106,8 +109,8 @@ class Redrives:
         return len(named)
 
     def _where(self, message_id: str) -> list[int]:
-        """Return the partitions that can hold a message with this id: usually only the partition in the id. If the id
-        names no partition, return all partitions of this worker.
+        """Return the partitions that can hold the message. A message id usually contains the number of its partition:
+        return this partition. If the id contains no partition, return all partitions of this worker.
         """
         place = partition_of(message_id)
         return [place] if place is not None else list(self._owned)
@@ -125,8 +128,9 @@ class Redrives:
             due.note(entry.listener_id, now_ms())
 
     async def undo_cancelled(self, listener: Listener, due: Schedule) -> None:
-        """Undo the cancelled redrives of a listener, in steps of `rows_at_once` deliveries, because there may be very
-        many. Attempts that have begun continue.
+        """Undo the listener's cancelled redrives (requests to retry now). There may be very many deliveries, so read
+        `rows_at_once` of them at a time. Deliveries that the listener's dispatcher has taken are left out here, and
+        attempts that have begun continue.
         """
         at = -1
         while rows := self._index.redriven_until(

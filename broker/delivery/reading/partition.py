@@ -83,8 +83,9 @@ class Partition:
         return self._ring_bytes
 
     def pass_over(self, last: int) -> None:
-        """Skip unreadable records up to and including the offset `last`. A catch-up reader then tries once more to read
-        these records for each listener. If they are still unreadable, it parks the deliveries.
+        """Skip the unreadable records from the next new offset to `last`, so that newer messages are delivered. For
+        each listener that needs these records, a catch-up reader tries once more to read them. If it can't, it parks
+        their deliveries (keeps them without further attempts).
         """
         if last < self.tail:
             return
@@ -94,7 +95,7 @@ class Partition:
         for dispatchers in list(self._fed.values()):
             for dispatcher in list(dispatchers):
                 stream = dispatcher.stream(self.number)
-                # If the listener needs only messages after the unreadable offsets, it has nothing to skip.
+                # If the listener needs no messages up to the offset `last`, it has no unreadable messages.
                 if stream.window.begin > last:
                     continue
                 del dispatchers[dispatcher]
@@ -105,8 +106,9 @@ class Partition:
                 dispatcher.wake()
 
     def pass_damage(self, stream: Stream, own: Iterable[int], begin: int | None, last: int) -> None:
-        """Mark unreadable records as passed for one listener, so that the listener continues after them. Mark the
-        records at the offsets in `own`. If `begin` is not None, also mark all records from `begin` to `last`.
+        """Record that one listener no longer waits for unreadable records: its next messages are the ones after them.
+        `own` has the offsets of unreadable messages that are known to be for this listener. If `begin` is not None,
+        also skip all records from `begin` to `last`.
         """
         window = stream.window
         reach = stream.dispatcher.listener.reach(self.number, self.tail)
@@ -121,9 +123,9 @@ class Partition:
         note_caught_up(stream)
 
     def place(self, dispatcher: Dispatching) -> None:
-        """Record that the listener's committed offset on this partition is loaded, and hand new messages to the
-        listener from now on. But a replay gets no new messages, and a listener that still needs older messages must get
-        these first.
+        """Record that the listener's committed offset on this partition is loaded. From now on, new messages are handed
+        to the listener as soon as they are read. There are two exceptions: a replay gets no new messages, and a
+        listener that still needs older messages gets these first.
         """
         self._placed.add(dispatcher)
         stream = dispatcher.streams.get(self.number)
@@ -140,7 +142,7 @@ class Partition:
         return dispatcher in self._placed
 
     def feeds(self, dispatcher: Dispatching) -> bool:
-        """Return whether new messages are handed to the listener as soon as they are read. Return False if older
+        """Return True if new messages are handed to the listener as soon as they are read. Return False if older
         messages must be read for the listener first, or if the listener is a replay.
         """
         return dispatcher in self._fed.get(dispatcher.listener.queue_id, {})
@@ -159,9 +161,9 @@ class Partition:
             self._ring_from = ring[0].offset if ring else self.tail
 
     def from_ring(self, stream: Stream) -> bool:
-        """Hand a lagging listener the next messages that it needs, as many as it can take, from the recent messages in
-        memory. Return False if the listener needs no message, or if the next message that it needs is older than the
-        messages in memory.
+        """Hand a lagging listener its next messages from the recent messages in memory, as many as the listener can
+        take. Return False if the listener needs no message, or if its next message is older than the messages in
+        memory.
         """
         wanted = stream.window.wanted()
         if wanted is None or wanted < self._ring_from:
@@ -170,8 +172,8 @@ class Partition:
         return True
 
     def bring(self, stream: Stream, messages: Sequence[Message], start: int, end: int) -> None:
-        """Hand the listener its queue's messages, as many as it can take, from those that were read from offset `start`
-        to before `end`.
+        """Hand a listener the messages of its queue, as many as the listener can take. `messages` are the messages of
+        this partition from offset `start` to before `end`.
         """
         window, dispatcher, wants = stream.window, stream.dispatcher, stream.wants
         queue_id = dispatcher.listener.queue_id
@@ -217,7 +219,9 @@ def report_messages_gone(partition: int, wanted: int, begins: int) -> None:
 
 
 def note_caught_up(stream: Stream) -> None:
-    """Stop treating the listener as lagging in this partition if it has caught up here."""
+    """Check whether the listener still needs older messages of this partition. If not, it no longer counts as lagging
+    here.
+    """
     if stream.window.wanted() is None:
         stream.dispatcher.behind.pop(stream, None)
         stream.behind_since_ms = 0
