@@ -23,7 +23,7 @@ _FOLDER: Final = Path(__file__).parent / "console_files"
 _VENDORED: Final = Path(__file__).parent / "vendored"
 _PAGE: Final = "index.html"
 # The console replaces these placeholders in code samples by the server's URL, a new API key and the queue's id.
-_SERVER: Final = "https://[server]"  # The brackets make shlex.quote() put the URL of curl samples in quotes.
+_SERVER: Final = "https://[server]"  # Because of the brackets, shlex.quote() puts quotes around the URL in samples.
 _KEY: Final = "API_KEY"
 _QUEUE_ID: Final = "QUEUE_ID"
 

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 PATH: Final = "/console/oidc"
 VALID_S: Final = 600  # A person has this many seconds to sign in at the OpenID Connect provider.
 # The rate limits on requests of OpenID Connect sign-ins: for one client, and for all clients of a process together.
-# Each sign-in with OpenID Connect takes two requests, and both count.
+# A sign-in with OpenID Connect takes two requests, and each of the two counts against these rate limits.
 CLIENTS_AT_ONCE, CLIENTS_PER_S = 20, 0.5
 ALL_AT_ONCE, ALL_PER_S = 50, 3.0
 _COOKIE: Final = "everput_oidc"
@@ -54,8 +54,8 @@ _NONE: Final = "This server has no OpenID Connect provider. Sign in with a passw
 class OidcSignIn:
     """Handlers for sign-in with the OpenID Connect provider. `provider` is None if the operator has set none.
 
-    `may_create` says whether any person whom the provider signs in may get a new account. Otherwise, a person gets a
-    new account only by signing in from the link of an invitation for the same e-mail address.
+    If `may_create` is true, every person whom the provider signs in may get a new account. If it is false, a person
+    gets a new account only by signing in from the link of an invitation for the same e-mail address.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class OidcSignIn:
         if "error" in request.query_params or not 1 <= len(code) <= _TEXT_CHARS_MAX:
             raise IdentityRefused(
                 "The OpenID Connect provider sent the browser back with an error, or without a usable authorization "
-                "code.",
+                "code. The person may have cancelled the sign-in. If not, check the provider's log.",
                 reason="cancelled",
             )
         identity = await self._provider.identity(

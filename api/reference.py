@@ -73,7 +73,7 @@ class OperationDoc(NamedTuple):
     tagged: bool = False
     sets_cookie: bool = False
     body_required: bool = True
-    # If the operation creates a resource: the path parameter for its id, and a JSON pointer to the id in the answer.
+    # For an operation that creates a resource: the path parameter for the new id, and the id's place in the answer.
     makes: tuple[str, str] | None = None
 
 

@@ -13,12 +13,12 @@ from api.calls import Call, Handler
 from api.limits import Limit
 from api.problems import Headers
 
-# The largest burst is what the rate permits in this many seconds, but always at least one body of the largest size.
+# The largest burst is the bytes that the rate permits in this many seconds, or the largest body if that has more bytes.
 _WINDOW_S: Final = 10
 
 
 class Volume:
-    """The rate limit on the bytes of the requests with which each organization puts and changes messages. Each process
+    """The rate limit on the bytes that each organization sends in requests that put or change messages. Each process
     counts on its own. `bytes_max` is the size of the largest body.
     """
 

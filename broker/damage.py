@@ -27,15 +27,15 @@ log = logging.getLogger(__name__)
 
 _RETRY_S: Final = 1.0
 LOOK_S: Final = 30.0
-# Before this process reports an unreadable range, it reads `control` to its end.
-# If reading `control` takes over 5 s, this process tries the report again a second later.
+# Before this process reports an unreadable range, it reads `control` to its end: another process may have reported it.
+# If reading `control` to its end takes over 5 s, this process tries again to report the range a second later.
 _BEHIND_S: Final = 5.0
 
 
 class DamageReports:
-    """The reports of unreadable ranges of the log. Each report is an event in the topic `control`.
+    """The code that reports unreadable ranges of the log, as events in the topic `control`.
 
-    `requests` is the Kafka client whose reads find the ranges. Call start() after this process has read `control` to
+    `requests` is the Kafka client whose reads find these ranges. Call start() after this process has read `control` to
     its end.
     """
 
@@ -61,8 +61,8 @@ class DamageReports:
     def start(self, *, look: bool = False) -> None:
         """Start to report unreadable ranges of the log, as events in the topic `control`.
 
-        With `look`, also check every 30 seconds which of the reported ranges can be read again, and which ones
-        retention has deleted. It is enough if one process of the installation makes these checks.
+        With `look`, also check every 30 seconds whether reported ranges can be read again, or were deleted by
+        retention. It is enough if one process of the installation makes these checks.
         """
         self._requests.on_damage, self._requests.given_up = self.found, self.given_up
         self._tasks = [asyncio.create_task(self._tell())]
@@ -98,7 +98,7 @@ class DamageReports:
 
     def _known(self, one: DamagedRange) -> bool:
         state = self._view.state
-        # One part of the range may be recorded as damaged, and another part as given up. So check both sets together.
+        # Events may say that one part of the range is damaged, and another part given up. So check both sets together.
         return joined(state.damage, state.given_up).covers(one)
 
     async def _tell(self) -> None:

@@ -23,7 +23,7 @@ from broker.ports import DirectoryView
 
 log = logging.getLogger(__name__)
 
-# After each 1/64 of a tenant's limit, but at least 1 MiB, a process records its stored bytes in `control`.
+# When a process has stored 1/64 of a tenant's limit, but at least 1 MiB, it records these bytes in `control`.
 STEPS: Final = 64
 STEP_BYTES_MIN: Final = 1 << 20
 # A record counts 192 bytes more than its value. Kafka stores at most that many bytes besides the value.
@@ -51,20 +51,20 @@ class Control(Protocol):
 
 
 def stored_size(size: int) -> int:
-    """Return the most bytes that one copy of a record takes on a Kafka broker's disk, with Kafka's indexes. `size` is
-    the size of the record's value.
+    """Return the most bytes that one copy of a record, with its part of Kafka's index files, takes on a broker's disk.
+    `size` is the size of the record's value.
     """
     return size + RECORD_BYTES + size // _INDEX_PART
 
 
 class StoredBytes:
-    """The counts of the organizations' stored bytes, and the limit. Each process has one object of this class.
+    """The counts of the organizations' stored bytes, and the limit.
 
-    `bytes_max` is the limit of each tenant, and None means no limit. A tenant is an account with all organizations that
-    it created. Organizations that the operator created have no limit.
+    `bytes_max` is the limit of each tenant. None means no limit. A tenant is an account with all organizations that it
+    created. Organizations that the operator created have no limit.
 
-    Stored bytes are counted by UTC day. They count until `retain_s` seconds after the end of their day, or always if
-    `retain_s` is None.
+    Stored bytes are counted by UTC day. The bytes of a day count until `retain_s` seconds after the day's end, or
+    always if `retain_s` is None.
     """
 
     def __init__(
@@ -132,8 +132,8 @@ class StoredBytes:
         self.add(organization_id, size)
 
     def follow(self, event: Event) -> None:
-        """Note that a process has recorded an organization's stored bytes: at the next put of its tenant, the limit is
-        checked again. Other events have no effect.
+        """Note an event by which a process has recorded an organization's stored bytes: the next put of the
+        organization's tenant checks the limit again. Ignore other events.
 
         An API process calls this method with each event of the topic `control`.
         """
@@ -199,8 +199,8 @@ class StoredBytes:
         return self._view.state.bytes_of(tenant, self._since_ms()) + self._unrecorded_of(tenant).total()
 
     def _grant(self, tenant: str, organization_id: str) -> None:
-        """Check whether the tenant has reached its limit. If not, let the tenant store a number of bytes before the
-        next check. Raises StorageFull if the tenant has reached its limit.
+        """Raise StorageFull if the tenant has reached its limit. Otherwise set how many bytes the tenant may store
+        until the next check of its limit.
         """
         bound = self._bound_of(organization_id)
         step = self._step(tenant, bound)
@@ -243,7 +243,7 @@ class StoredBytes:
         event = VolumeRecorded(at_ms=now_ms(), organization_id=organization_id, bytes=count)
         try:
             await self._view.seen(await self._control.append(event))
-        # Kafka may have stored the event. So do not record its bytes again: they could count twice.
+        # Kafka may have stored the event. So do not record its bytes again, because they could then count twice.
         except (InDoubt, ViewBehind) as error:
             log.warning("volume.in_doubt organization=%s bytes=%d error=%s", organization_id, count, error)
         except BrokerError as error:

@@ -51,15 +51,16 @@ class _Lane:
     def __init__(self) -> None:
         self.waiting: deque[_Item] = deque()
         self.in_flight = 0  # the number of requests without an answer
-        # True if _look(), which sends waiting puts, will run in the next iteration of the event loop.
+        # True if the next iteration of the event loop will call _look(), which sends waiting puts.
         self.looks = False
 
 
 class Coalescer:
     """The part of AsyncClient that joins puts on the same queue into batches.
 
-    A put is sent at once, in one request with the other puts on its queue that begin in the same iteration of the event
-    loop. If `in_flight_max` requests for the queue have no answer yet, the put waits for the next request.
+    All puts on a queue that begin in the same iteration of the event loop are sent at once, in one request. But if
+    `in_flight_max` requests for the queue have no answer yet, puts on the queue wait until one of these requests is
+    answered.
 
     A request has at most MESSAGES_MAX messages and CHARS_MAX characters of data. A message with more data is sent
     alone. If a put has waited for more than `give_up_after_s` seconds, it is not sent, and fails.
@@ -74,7 +75,7 @@ class Coalescer:
 
     def put(self, request: Request[PutAnswer]) -> asyncio.Future[PutAnswer]:
         """Add a put to the next batch of its queue that has room, and return a future for its answer. Raises ValueError
-        unless the request comes from put_message(), called without `idempotency_key`.
+        if the request does not come from put_message(), or has an `idempotency_key`.
         """
         if request.joins is None:
             raise ValueError(

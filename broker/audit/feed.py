@@ -33,7 +33,7 @@ LOOK_S: Final = 1.0
 READ_BYTES: Final = 64 << 10
 # The results of the newest 300 checks of the log are kept. If a client's position is older, the changes are unknown.
 LOOKS_MAX: Final = 300
-# If clients of over 16 organizations wait, decode all record batches: a search for so many ids would take longer.
+# If clients of over 16 organizations wait, decode every batch: to search its bytes for all ids would take longer.
 SEARCHED_MAX: Final = 16
 # If a check of the log finds over 500 changes of an organization, its clients only learn that something has changed.
 CHANGES_MAX: Final = 500
@@ -103,9 +103,9 @@ class ChangeFeed:
         self._positions: dict[tuple[str, int], int] = {}
         self._looks: deque[_Look] = deque(maxlen=LOOKS_MAX)
         self._epoch = secrets.token_hex(6)
-        self._number = 0  # The number of checks of the log that have ended since `_epoch` was set.
+        self._number = 0  # The number of checks of the log that ended since `_epoch`, which begins a position, was set.
         self._looking = False  # True while the log is read
-        # By organization id: the number of a check of the log. All later checks include the organization's records.
+        # By organization id: a number n. All checks of the log after the first n include the organization's records.
         self._known_since: dict[str, int] = {}
         self._looked = asyncio.Event()
         self._again: dict[str, frozenset[Change]] = {}
@@ -134,12 +134,11 @@ class ChangeFeed:
                 self._end()
 
     def since(self, organization_id: str, position: str | None) -> Changes:
-        """Return an organization's changes since `position`, and the new position. An earlier call has returned
-        `position`.
+        """Return an organization's changes since `position`, which an earlier call has returned, and the new position.
 
         If it is unknown what has changed, the changes are None. This is so if the position is missing, too old or from
-        another process, or if at some time since then, no client of the organization was waiting. It is also so if
-        records were skipped, or if one check of the log found more than CHANGES_MAX changes of the organization.
+        another process, or if no client of the organization was waiting for some time since then. It is also so if a
+        check of the log skipped records, or found more than CHANGES_MAX changes of the organization.
         """
         now = f"{self._epoch}-{self._number}"
         epoch, _, number = (position or "").partition("-")
@@ -190,7 +189,7 @@ class ChangeFeed:
                 task.cancel()
         self._begun = self._task = None
         # While no client waits, the log is not read, so changes in this time will be unknown to later clients.
-        # If a client's position has an old epoch, since() tells the client that the changes are unknown.
+        # A position begins with `_epoch`. For a position with an old epoch, since() says that the changes are unknown.
         self._epoch, self._number = secrets.token_hex(6), 0
         self._looks.clear()
         self._again = {}
@@ -226,8 +225,8 @@ class ChangeFeed:
         ends = await self._ends()
         moved = [(lane, at) for lane, end in ends.items() if (at := self._positions.get(lane, end)) < end]
         reads = await asyncio.gather(*(self._read(*lane, at) for lane, at in moved))
-        # If an unexpected error has emptied `_positions`, some events since then were not read.
-        # If `_positions` is empty, tell clients that the changes are unknown, and go on at the ends of the partitions.
+        # If an unexpected error has emptied `_positions`, the events since the last successful check are not read.
+        # If `_positions` is empty, tell clients that the changes are unknown. The next check begins at the log's end.
         unread = not self._positions
         found: dict[str, set[Change]] = {}
         for (lane, _), read in zip(moved, reads, strict=True):
@@ -235,8 +234,8 @@ class ChangeFeed:
             for organization_id, change in [] if read is None else self._changes(read[0]):
                 found.setdefault(organization_id, set()).add(change)
         self._positions = ends
-        # A worker writes a delivery's event first, and commits the offset later. In between, clients get the old state.
-        # Report each changed delivery twice, now and in the next check: a client that reads now may get the old state.
+        # A worker writes a delivery's event first, and commits the offset later. Until then, clients get the old state.
+        # Report each changed delivery now and in the next check, because a client that reads now may get the old state.
         again, self._again = (
             self._again,
             {one: frozenset(change for change in some if change.kind == "delivery") for one, some in found.items()},
@@ -254,8 +253,8 @@ class ChangeFeed:
             self._looked = asyncio.Event()
 
     async def _read(self, topic: str, partition: int, offset: int) -> tuple[Iterable[Record], int] | None:
-        """Return the next records of a partition, and the offset at which the next read begins. If no client of an
-        organization waits, its records may be left out. Return None if the next records are damaged or deleted.
+        """Return the next records of a partition, and the offset at which the next read begins. Records of
+        organizations without a waiting client may be left out. Return None if the next records are damaged or deleted.
         """
         ids = [one.encode() for one in self._waiting]
         searched = topic != "control" and len(ids) <= SEARCHED_MAX

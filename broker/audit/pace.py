@@ -14,8 +14,8 @@ LATELY_S: Final = 1.0
 
 
 class Others:
-    """The time at which this process last got a request other than a read of the log. While such requests arrive, code
-    that reads the log leaves about half of the event loop's time to them.
+    """The time of the newest request to this process that is not a read of the log. If such a request came within the
+    last second, code that reads the log leaves about half of the event loop's time to requests.
     """
 
     def __init__(self) -> None:
@@ -31,8 +31,8 @@ class Others:
 
 
 class Pace:
-    """A limit on the time that a long piece of work takes from the event loop. While requests arrive, the work gets
-    about half of the event loop's time, and the requests get the other half.
+    """A limit on the time that one long piece of work takes from the event loop. If `others` has seen a request within
+    the last second, the work gets about half of the event loop's time.
 
     Each step of the work runs in a `with` block, without await.
     """
@@ -49,8 +49,8 @@ class Pace:
 
     async def give_way(self, *, after_s: float = 0.0) -> None:
         """Pause the work for as long as it ran since the last pause, so that the event loop can serve requests. If no
-        other request came within the last second, only yield to the event loop once. If the work ran for less than
-        `after_s` seconds, do nothing.
+        request other than a read of the log came within the last second, only yield to the event loop once. If the work
+        ran for less than `after_s` seconds since the last pause, do nothing.
 
         The pause does not end early when the event loop is idle, because a put in progress soon needs the loop again.
         With shorter pauses, a put took three times as long while a client read the log.

@@ -27,28 +27,29 @@ _AROUND_TRACE: Final = len(b'"traceparent":"",')
 class FormingBatch:
     """A batch that takes deliveries in order until it is full.
 
-    Usually, a batch has at most `max_messages` messages. Each failure of a message since its last redrive halves this
-    limit for the message's batch, down to one message. So a message that always fails does not use up the attempts of
-    many others. For the same reason, a message that has failed before is sent alone in the last attempt that
-    `max_attempts` allows (see halvings()).
+    Usually, a batch has at most `max_messages` messages. If a message has failed once since its last redrive, its next
+    batch has at most half as many messages; if it has failed twice, a quarter, and so on, down to one message. So a
+    message that always fails does not use up the attempts of many others. For the same reason, a message that has
+    failed before is sent alone in the last attempt that `max_attempts` allows (see halvings()).
     """
 
     __slots__ = ("_bytes", "_bytes_max", "_limit", "_messages_max", "full", "messages")
 
     def __init__(self, batch: Batch) -> None:
-        self._bytes = 1  # the array's 2 brackets, minus 1 comma: no comma follows the last element
+        self._bytes = 1  # the array's 2 brackets, minus the comma that its last element lacks
         self._bytes_max = batch.max_bytes
-        # `_messages_max` is the most messages allowed in this batch. It is lower if a message in it has failed before.
+        # `_messages_max` is the most messages allowed in this batch: fewer than `_limit` if one has failed before.
         # `_limit` is the most messages allowed in any batch of this listener: `max_messages` in its settings.
         self._messages_max = self._limit = batch.max_messages
         self.messages = 0
         self.full = False
 
     def takes(self, size: int, failed: int) -> bool:
-        """Add a message to the batch, and return True. Return False if the message must go into the next batch. `size`
-        is the size in bytes of the message's element in the JSON array. `failed` is how often the message halves the
-        number of messages that its batch may have: the result of halvings(). An empty batch takes a message of any
-        size.
+        """Add a message to the batch, and return True. Return False if the batch has no room for the message. An empty
+        batch has room for a message of any size.
+
+        `size` is the size in bytes of the message's element in the JSON array. `failed` is the result of halvings():
+        how often the message halves the limit on the messages of its batch.
         """
         messages_max = self._messages_max
         if failed:
@@ -64,17 +65,17 @@ class FormingBatch:
 
 
 def halvings(failed: int, max_attempts: int | None) -> int:
-    """Return how often a message halves the number of messages that its batch may have. Usually, this is `failed`: how
-    often the message has failed since its last redrive. If the message has failed and has only one attempt left, return
-    a number so high that the message is sent alone.
+    """Return how often a message halves the limit on the messages of its batch. Usually, this is `failed`: how often
+    the message has failed since its last redrive. If the message has failed and has only one attempt left, return ten,
+    so that the message is sent alone.
     """
     return _HALVINGS_MAX if failed and max_attempts is not None and failed + 1 >= max_attempts else failed
 
 
 def fills(batch: Batch, messages: Iterable[tuple[int, int]]) -> bool:
-    """Return whether these messages fill a batch, so that it can be sent without waiting for more messages. `messages`
-    has for each message its size in bytes, and how often it halves the number of messages in its batch (the result of
-    halvings()).
+    """Return whether these messages fill a batch, so that it can be sent without waiting for more messages. Each item
+    of `messages` is a message's size in bytes, and its result of halvings(): how often the message halves the limit on
+    the messages of its batch.
     """
     forming = FormingBatch(batch)
     for size, halved in messages:

@@ -260,8 +260,8 @@ def shown_json(event: Event) -> bytes:
 
 
 def fields_of(kind: type[msgspec.Struct]) -> list[str]:
-    """Return the names of an event's fields, and of the fields of listener settings, alert thresholds and batch
-    settings in it.
+    """Return the names of the fields of an event class. Fields of listener settings, alert thresholds and batch
+    settings inside the event are included.
     """
     names: list[str] = []
     for field in msgspec.structs.fields(kind):
@@ -273,7 +273,7 @@ def fields_of(kind: type[msgspec.Struct]) -> list[str]:
 
 
 def struct_of(kind: Any) -> type[msgspec.Struct] | None:
-    """Return the class of the listener settings, alert thresholds or batch settings that a field of this type may hold.
+    """Return the class of settings that a field of this type may hold: ListenerSettings, AlertThresholds or Batch.
     Return None for any other type.
     """
     return next(

@@ -33,7 +33,7 @@ UPCASTERS: Final[dict[tuple[str, int], Upcaster]] = {
     ("message.deleted", 1): lambda fields: fields | {"v": 2},
     # added after_offsets
     ("replay.started", 1): lambda fields: fields | {"v": 2},
-    # Version 3 added send_headers. Its default is true, because a replay of version 2 sends the listener's headers.
+    # Version 3 of `replay.started` added send_headers. It is true by default: replays of version 2 send the headers.
     ("replay.started", 2): lambda fields: fields | {"v": 3},
 }
 

@@ -25,9 +25,9 @@ class Found(NamedTuple, Generic[T]):
 class Chunk(NamedTuple, Generic[T]):
     """The messages of a queue in the offsets [start, end) of one partition, in log order.
 
-    The partition begins at the offset `begin`. `oldest_at_ms` is the time of the first record that was read. If the
-    messages were too large together, the oldest messages were left out, and `oldest_at_ms` is the time of the last
-    message left out. `oldest_at_ms` is None if nothing was read.
+    The partition begins at the offset `begin`. `oldest_at_ms` is the time of the first record that was read, or None if
+    nothing was read. If the messages were too large together, the oldest ones were left out. `oldest_at_ms` is then the
+    time of the last message that was left out.
     """
 
     begin: int
@@ -70,7 +70,7 @@ def newest(chunks: Sequence[Chunk[T]], limit: int, *, bytes_max: int | None = No
 
 
 def _times_ms(chunk: Chunk[T]) -> Iterator[int]:
-    """Yield a time for each message of the chunk, by which the message is sorted. This is the message's own time. If
-    `oldest_at_ms` or an earlier message of the chunk has a later time, the latest of these times is used instead.
+    """Yield the sort time of each message in the chunk. The sort time is the latest of three times: the message's own
+    time, the times of earlier messages in the chunk, and `oldest_at_ms`.
     """
     return islice(accumulate((one.at_ms for one in chunk.found), max, initial=chunk.oldest_at_ms or 0), 1, None)

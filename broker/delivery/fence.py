@@ -24,11 +24,11 @@ async def _handed_over() -> None:
 
 
 class Fence:
-    """The check that this worker still owns its partitions. While the process was suspended, another worker may have
-    taken the partitions over.
+    """The check that this worker still owns its partitions. If the process was suspended, another worker may have taken
+    the partitions over meanwhile.
 
-    `assure()` asks Kafka. If Kafka has confirmed the ownership in the last `sure_s` seconds, assure() does not ask
-    again.
+    assure() raises LogUnavailable if the ownership is not certain. It asks Kafka, but only if Kafka has not confirmed
+    the ownership in the last `sure_s` seconds.
     """
 
     def __init__(

@@ -26,10 +26,10 @@ class Tuning:
     # Memory of one listener (dispatch/room.py)
     # The usual limit on the messages that a worker holds in memory for one listener. Large batches raise the limit.
     held_max: int = 512
-    # For a listener with batches: if this many full batches have more messages than `held_max`, they are the limit.
+    # For a listener with batches, the limit is this many full batches, if these have more messages than `held_max`.
     batches_held: int = 4
-    # A listener that is new or was just down may have this many messages in memory for each attempt allowed in flight.
-    # For a new listener, messages that wait for a retry are in memory in addition to those of `held_per_attempt`.
+    # If a listener that is new or was just down may have 2 attempts in flight, it may have 2 times this many messages.
+    # For a listener that is new or was just down, messages that wait for a retry do not count for `held_per_attempt`.
     held_per_attempt: int = 4
     # One listener's messages in memory have at most about this many bytes before decoding. Decoding doubles the bytes.
     held_bytes_max: int = 4 << 20
@@ -39,10 +39,10 @@ class Tuning:
     all_held_bytes_max: int = 128 << 20
     # Of one listener, this many deliveries may wait in memory for a retry (or one full batch, if that is more).
     # Deliveries that wait for a retry may fill at most half of the listener's limit on messages in memory.
-    # If too many deliveries of a listener wait for a retry, the next delivery to be retried moves to `outstanding`.
+    # If too many deliveries of a listener wait for a retry, the next delivery that fails moves to `outstanding`.
     retries_max: int = 128
-    # If this many deliveries of a listener wait for earlier ones of their key, those of slow keys go to `outstanding`.
-    # If a listener may have only 100 messages in memory, `key_waiting_max` is lowered to half of that (50).
+    # If this many deliveries wait for earlier ones of their ordering keys, those of slow keys move to `outstanding`.
+    # If a listener may have only 100 messages in memory, its limit `key_waiting_max` is 50, half of that number.
     # `key_waiting_max` does not apply to new listeners (see `attempts_new_max` for which listeners are new).
     key_waiting_max: int = 128
     key_slow_s: float = 0.1  # An ordering key counts as slow if one delivery has blocked it for this long.
@@ -55,9 +55,9 @@ class Tuning:
     # If no thread is free for the DNS look-up, the delivery is attempted again after this time.
     put_off_ms: int = 1_000
     # Before Kafka deletes messages, their unfinished deliveries move to the topic `outstanding`.
-    # If a listener's memory is full, at most this many further messages may be loaded, and then move to `outstanding`.
+    # Even if a listener's memory is full, this many of its messages may be loaded at a time to move to `outstanding`.
     set_aside_together: int = 64
-    # If messages with this many bytes are moving to `outstanding`, no further messages are loaded into a full memory.
+    # While this many bytes of a listener's messages move to `outstanding`, no others are loaded into its full memory.
     set_aside_bytes_max: int = 1 << 20
 
     # The following settings limit a listener's attempts, or decide its priority (dispatch/limits.py).
@@ -96,7 +96,7 @@ class Tuning:
     begun_at_once: int = 8
     # Whenever a tick (regular work) has run for this long, it yields to the event loop, so that answers are read.
     turn_s: float = 0.002
-    # If the event loop is late by more than this, a worker reads arrived answers before it lets attempts time out.
+    # If the event loop is late by more than this, a worker first reads arrived answers, and then ends late attempts.
     stood_still_s: float = 0.1
     # While no listener needs regular work, ticks pause, and idle connections are closed only this often. 0: no pause.
     rest_s: float = 5.0
@@ -108,11 +108,11 @@ class Tuning:
     # The following settings are for probes of listeners that are down (dispatch/liveness.py).
     # In each tick (50 ms), a worker starts at most this many probes. On a busy machine, it starts fewer.
     probes_max: int = 50
-    # If n listeners are down (100 or more), an idle machine usually probes each at least every n / `probes_calm` ticks.
+    # If 100 or more listeners are down, an idle machine usually probes this many of them, or more, in each tick.
     # For example, if 200 listeners are down, each is usually probed once a second (every 20 ticks) or more often.
     probes_calm: int = 10
     probes_min: int = 2  # Even on a busy machine, a worker may start this many probes in each tick (50 ms).
-    # If a tick permits 20 attempts to slow and failing listeners, it also permits 10 probes: 20 divided by this number.
+    # If slow and failing listeners may get 20 attempts in a tick, 10 probes are permitted, too: 20 / this number.
     permits_per_probe: int = 2
     probe_timeout_s: float = 3.0
     # This fraction of a probe interval is random, so that listeners that failed together are not probed together.
@@ -126,17 +126,17 @@ class Tuning:
     fetch_bytes_first: int = 64 << 10  # size of the first catch-up read
     fetch_bytes_min: int = 8 << 10
     fetch_bytes_max: int = 1 << 20
-    # If a catch-up read got no answer or did not reach the needed offset, the next read waits this long.
+    # If a catch-up read has failed, or has not reached the listener's next offset, the next read waits this long.
     stuck_pause_s: float = 0.05
     streams_at_once: int = 8  # served by a catch-up reader
     messages_at_once: int = 500  # decoded from one read
 
     # Outstanding (outstanding/)
-    # If a due delivery of `outstanding` finds no room in its listener's memory, the worker tries again after this time.
+    # If a worker has no memory left for a listener's due delivery from `outstanding`, it tries again after this time.
     serve_s: float = 0.05
     # While no delivery in `outstanding` is due, the worker waits until one becomes due, but no longer than this.
     serve_idle_s: float = 5.0
-    # One round chooses due deliveries of `outstanding`, listener by listener, until it has this many or a few more.
+    # One round chooses due deliveries of `outstanding`, listener by listener, until it has at least this many.
     due_at_once: int = 16
     due_each_at_once: int = 8  # A round that chooses due deliveries takes at most this many of one listener.
     # A round that chooses due deliveries also ends when it has examined about this many, in a few milliseconds.
@@ -158,7 +158,7 @@ class Tuning:
 
     # Checkpoints (checkpoint/)
     # A worker begins a checkpoint this long after its previous checkpoint has ended.
-    # After a crash, all deliveries that a listener got since its newest committed offset are made again.
+    # After a crash, deliveries that a listener got since the newest commit of its offset are made again.
     checkpoint_s: float = 1.0
     # Usually, the offsets of a slow or failing listener are committed at most once in this time.
     low_priority_s: float = 3.0
@@ -167,7 +167,7 @@ class Tuning:
     # If a worker was suspended for longer than this, it ends, because other workers may own its partitions now.
     suspended_s: float = SESSION_TIMEOUT_MS / 1000 - 1.0
     dirty_at_once: int = 64  # changed streams handled between yields
-    # A checkpoint usually pauses after the offsets of this many listeners. With 16, it would slow down Kafka.
+    # A checkpoint usually commits the offsets of this many listeners, and then pauses. With 16, Kafka would be slower.
     commits_together: int = 4
     commit_pauses_max: int = 48  # A checkpoint makes at most this many pauses, even if there are many listeners.
     commit_pause_s: float = 0.02
@@ -214,12 +214,12 @@ class Tuning:
 
     # Housekeeping (housekeeping/)
     ended_look_s: float = 60.0
-    # If a worker found offsets of a deleted listener, or if Kafka did not answer, it looks again after this time.
+    # A worker deletes the offsets of deleted listeners. If a deletion may have failed, it tries again after this time.
     ended_again_s: float = 5.0
     replay_look_s: float = 1.0
     retention_look_s: float = 600.0
     clock_skew_ms: int = CLOCK_SKEW_MS  # Everput assumes that the clocks of its machines differ by at most this.
-    # Retention moves old deliveries of this many pairs of a listener and a partition to `outstanding` at the same time.
+    # Retention moves old deliveries to `outstanding`, for this many (listener, partition) pairs at the same time.
     set_aside_listeners: int = 4
     set_aside_s: float = 10.0  # longest turn of one listener
     set_aside_look_s: float = 0.05

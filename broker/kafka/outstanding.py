@@ -151,13 +151,13 @@ class KafkaOutstanding:
         reads_max: int,
     ) -> tuple[dict[tuple[str, str], OutstandingDelivery], set[int]]:
         """Return the listeners' deliveries in the topic `outstanding`, by (listener id, message id). All listeners must
-        belong to one organization. Also return the partitions that could not be read completely. Their deliveries are
-        left out.
+        belong to one organization. Also return the partitions that could not be read completely. Deliveries in these
+        partitions are left out.
 
-        `since_ms` has, for each partition to read, a time. Deliveries of messages that were put before this time may be
-        left out. If `message_ids` is given, only deliveries of these messages are returned. At most `reads_max` reads
-        are made in all partitions together. Raises Unavailable if Kafka does not answer, or if too many large reads are
-        running.
+        The keys of `since_ms` are the partitions to read. The values are times in ms: deliveries of messages that were
+        put earlier may be left out. If `message_ids` is given, only deliveries of these messages are returned. At most
+        `reads_max` reads are made in all partitions together. Raises Unavailable if Kafka does not answer, or if too
+        many large reads are running.
         """
         found: dict[tuple[str, str], OutstandingDelivery] = {}
         incomplete: set[int] = set()

@@ -39,7 +39,7 @@ _API_KEY: Final = 0
 _VERSION: Final = 7
 # The produce request begins with transactional_id (none), acks, timeout and the number of topics.
 _BEGIN: Final = struct.Struct(">hhii")
-# For its topic, a produce request has the number of partitions, the partition, and the size of the batch in bytes.
+# After a topic's name, a produce request has the number of partitions, the partition, and the batch's size in bytes.
 _PARTITION: Final = struct.Struct(">iii")
 _ROW: Final = struct.Struct(">ihqqq")  # partition, error_code, base_offset, log_append_time, log_start_offset
 _ALL: Final = -1  # the value of `acks` that requires every in-sync replica to store the batch
@@ -102,8 +102,8 @@ def pack(topic: str, partition: int, batch: bytes, *, timeout_ms: int) -> Packed
 
 
 class DirectProducer(AIOKafkaProducer):  # type: ignore[misc]
-    """An idempotent aiokafka producer. Usually, its send_batch() sends a batch itself, without aiokafka's
-    sender task.
+    """An idempotent aiokafka producer. Usually, its send_batch() sends a batch to Kafka at once, without aiokafka's
+    slower sender task.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -124,7 +124,7 @@ class DirectProducer(AIOKafkaProducer):  # type: ignore[misc]
         sent = MessageBatch(where, batch, self._message_accumulator._batch_ttl, 0)
         sent.set_producer_state(ids.producer_id, ids.producer_epoch, ids.sequence_number(where))
         ids.increment_sequence_number(where, sent.record_count)
-        # Mark the batch as sent. If aiokafka's sender must repeat the batch, it then keeps the sequence number.
+        # Mark the batch as sent. So if aiokafka's sender must repeat the batch, the batch keeps its sequence number.
         sent.drain_ready()
         pending.add(sent)  # When the producer stops, it first waits until this batch was acknowledged or has failed.
         sent.future.add_done_callback(lambda _: pending.discard(sent))
@@ -134,7 +134,9 @@ class DirectProducer(AIOKafkaProducer):  # type: ignore[misc]
         return asyncio.shield(sent.future)
 
     def _connection(self, where: TopicPartition) -> Any:
-        """Return the open connection to the leader. Return None if aiokafka's sender must send the batch."""
+        """Return the open connection to the partition's leader. Return None if aiokafka's sender must send the batch,
+        for example because no connection is open.
+        """
         accumulator, sender = self._message_accumulator, self._sender
         if where in sender._muted_partitions or where in accumulator._batches:
             return None

@@ -24,9 +24,11 @@ _FILL_AT_ONCE: Final = 100_000
 async def fill(
     kafka: KafkaSettings, topic: str, partition: int, count: int, *, at_ms: int = 0, key: bytes | None = None
 ) -> None:
-    """Write `count` records without content to a partition, so that these records take its next offsets. An import
-    calls this function so that the exported records, which come next, get their old offsets. Later, the import deletes
-    the records without content. For a compacted topic, a `key` must be given.
+    """Write `count` empty records to a partition, so that they take its next offsets. The time of the records is
+    `at_ms`. For a compacted topic, a `key` must be given.
+
+    An import then gives exported records their old offsets, and deletes the empty records. The embedded Kafka puts
+    empty records in the place of lost ones.
 
     Raises LogUnavailable if Kafka does not acknowledge all records; some may then be stored.
     """

@@ -34,7 +34,7 @@ _KEPT_S: Final = 3600.0  # seconds after which the OpenID Connect provider's met
 # If an ID token can't be verified, the provider's keys are read again, but at most once in this many seconds.
 _KEYS_AGAIN_S: Final = 60.0
 _LEEWAY_S: Final = 60  # accepted difference between this machine's clock and the OpenID Connect provider's
-# The allowed signatures of ID tokens. `none` and HMAC are not allowed: no private key of the provider makes them.
+# The allowed signature algorithms of ID tokens. HMAC and `none` are missing: they use no private key of the provider.
 ALGORITHMS: Final = (
     "RS256",
     "RS384",

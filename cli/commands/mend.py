@@ -34,7 +34,7 @@ from cli.groups import examples
 from cli.options import Options, shared_options
 from cli.printing import say
 
-_RECORD_BYTES: Final = 8  # about the least number of bytes that a Kafka record takes in addition to its value
+_RECORD_BYTES: Final = 8  # a Kafka record takes at least about 8 bytes more than its value
 # This regular expression takes linear time on any input: its only unbounded repetition ends at a `/`.
 _RANGE: Final = re.compile(r"([a-z]+)/(\d{1,4}):(\d{1,19})(?:-(\d{1,19}))?", re.ASCII)
 
@@ -119,10 +119,11 @@ async def _give_up(opened: OpenDirectory, one: DamagedRange) -> None:
 
 
 def _give_up_control(options: Options, one: DamagedRange) -> None:
-    """Replace an unreadable range of the topic `control` by one event, which says that an operator has given the range
-    up.
+    """Write one event in the place of an unreadable range of the topic `control`. The event says that an operator has
+    given up the range.
 
-    The event can't be appended at the end of `control`, because nothing can be appended while a part is unreadable.
+    The event can't be appended at the end of `control`, because Everput appends nothing to `control` while a part of it
+    is unreadable. Raises ConfigurationError if the range is not exactly one of the damaged or missing ranges.
     """
     topic, log_dir = by_name(_topics(options))[CONTROL].name, _log_dir(options)
     event = mended(one, given_up=True, actor="shell")
@@ -168,8 +169,8 @@ def _mend(
     """Restore damaged record batches where possible. Return how many problems remain: damaged batches plus missing
     ranges of offsets.
 
-    With `embedded`, also restore missing offsets. Compacted topics are left out, and so are partitions in which damaged
-    batches remain. In a cluster, a broker gets missing offsets from the other brokers instead.
+    With `embedded`, also restore missing offsets, except in compacted topics and in partitions where damaged batches
+    remain. In a cluster, a broker gets missing offsets from the other brokers instead.
     """
     left = 0
     table = by_name(_topics(options))
@@ -212,8 +213,8 @@ def _put_in(missing: Lost, place: str, records_of: _RecordsOf | None) -> bool:
 
 
 def _or_give_up(place: str, first: int, last: int) -> str:
-    """Return the end of a message about damage in the topic `control`: the option --give-up with the damaged range. For
-    other topics, return an empty text.
+    """Return a hint that follows a message about a damaged range of the topic `control`: which option gives the range
+    up. For other topics, return an empty text.
     """
     return f"; --give-up {place}:{first}-{last} gives up what it said" if place.startswith(CONTROL) else ""
 
@@ -222,7 +223,8 @@ def _mend_partition(path: Path, place: str, records_of: _RecordsOf | None) -> in
     """Restore the damaged record batches of one partition, and return how many remain damaged.
 
     `records_of(begin, end)` returns the export's records at the offsets [begin, end), or from `begin` on if `end` is
-    None. If a damaged batch has a wrong length, damaged batches after it are found only after it is restored.
+    None. If the length of a batch is damaged, the next damaged batches are found only after this batch is restored. So
+    search again after each search that restored a batch.
     """
     damaged: list[str] = []
     mended = True

@@ -38,9 +38,12 @@ def command(
 ) -> None:
     """Retry the parked and retrying deliveries of LISTENER of QUEUE (names or IDs) now: this is a redrive.
 
-    MESSAGE is a message's ID. Without MESSAGE, all parked and retrying deliveries are retried. The number that is then
-    shown leaves out deliveries whose next attempt is soon. Each delivery gets all its attempts again. While the
-    listener is down or paused, its deliveries wait.
+    MESSAGE is a message's ID. Without MESSAGE, all parked and retrying deliveries are retried. While the listener is
+    down or paused, its deliveries wait.
+
+    A redriven delivery gets all its attempts again. There is one exception: a retrying delivery that is still in a
+    worker's memory, usually for about a minute after its first attempt. It is only attempted sooner. Without MESSAGE,
+    the number that is shown leaves out such deliveries.
 
     --cancel cancels all redrives of the listener. If a delivery was not attempted since its redrive, it is then parked
     or retrying as before.

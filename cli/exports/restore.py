@@ -134,8 +134,8 @@ async def _kafka(options: Options, made: Manifest) -> AsyncIterator[KafkaSetting
 
 def _begins(folder: Path, made: Manifest) -> dict[tuple[str, int], int]:
     """Return the first exported offset of each partition that does not begin at offset 0. Kafka had deleted the older
-    records of these partitions before the export. The import must give all records their old offsets, because other
-    records refer to them.
+    records of these partitions before the export. The import must give the exported records their old offsets, because
+    other records refer to these. Topics to whose offsets nothing refers are left out.
 
     Raises ConfigurationError if records are missing between exported records, or at the beginning of `control`.
     """
@@ -165,8 +165,8 @@ def _begins(folder: Path, made: Manifest) -> dict[tuple[str, int], int]:
 
 
 async def _there(requests: KafkaRequests, table: Topics) -> dict[tuple[str, int], int]:
-    """Return the end offsets of the partitions in the Kafka that is imported into. After an interrupted import, they
-    tell how many records were imported.
+    """Return the end offset of each partition of the new installation. If an earlier import was interrupted, the end
+    offsets tell how many records it has imported.
     """
     found: dict[tuple[str, int], int] = {}
     for name, topic in by_name(table).items():
@@ -178,7 +178,9 @@ async def _there(requests: KafkaRequests, table: Topics) -> dict[tuple[str, int]
 async def _begin_at(
     kafka: KafkaSettings, requests: KafkaRequests, topic: str, partition: int, there: int, begin: int
 ) -> None:
-    """Make a partition begin at the offset `begin`, like the exported partition."""
+    """Make a new partition begin at the offset `begin`, like the exported partition: write empty records up to `begin`,
+    and delete them. `there` is the partition's present end offset.
+    """
     if there < begin:
         await fill(kafka, topic, partition, begin - there)
     await requests.delete_before(topic, partition, begin)

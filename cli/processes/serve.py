@@ -35,7 +35,7 @@ from cli.processes.sockets import address, bind
 from cli.processes.supervisor_link import Link
 
 # `everput serve` must end within 30 s. So the sum of the following three timeouts, in seconds, must be less than 30.
-# The admin address has no timeout in this list, because it closes at the same time as the API processes.
+# The admin address needs no timeout here, because it closes at the same time as the API processes.
 API_STOP_S: Final = 9.0
 WORKER_STOP_S: Final = 10.0
 KAFKA_STOP_S: Final = 9.0
@@ -112,8 +112,8 @@ def command(options: Options, api_processes: int, workers: int, kafka_port: int 
 
 
 def with_loopback(options: Options) -> Options:
-    """Return the options. If only this machine can reach the API, the returned options also allow listeners on loopback
-    addresses (docs/security.md).
+    """Return the options, with one change if only this machine can reach the API: listeners on loopback addresses are
+    then allowed (docs/security.md).
     """
     proxied = options.public_url is not None or options.trusted_proxy or options.allowed_host
     if not is_loopback(options.host) or proxied:

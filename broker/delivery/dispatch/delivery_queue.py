@@ -27,7 +27,7 @@ class DeliveryQueue:
         self._numbers = itertools.count()
         self.ready: deque[Delivery] = deque()  # begin when the limits allow
         self.retries: list[tuple[int, int, Delivery]] = []  # heap by due time
-        self.keys: KeyOrder[Delivery] = KeyOrder()  # Only one delivery of each ordering key is attempted at a time.
+        self.keys: KeyOrder[Delivery] = KeyOrder()  # Of each ordering key, one delivery is attempted; later ones wait.
         # The deliveries of an updated message wait here until the worker has read the message's new data.
         self.renewing: set[Delivery] = set()
         # These deliveries are being written to `outstanding`. They block their ordering keys until the write has ended.
@@ -73,8 +73,8 @@ class DeliveryQueue:
     # Ordering keys
 
     def first_ended(self, delivery: Delivery, key: str) -> None:
-        """Make the next delivery of an ordering key ready, ahead of all other deliveries to the listener. Call this
-        when the delivery that blocked the key has ended or left memory.
+        """Unblock an ordering key: make its next delivery ready, ahead of all other deliveries to the listener. Call
+        this when the delivery that blocked the key has ended or left memory.
         """
         delivery.first_of_key = False
         self.leaving_first.discard(delivery)
@@ -85,22 +85,23 @@ class DeliveryQueue:
 
     def first_leaves(self, delivery: Delivery, key: str, *, others_follow: bool) -> None:
         """Record that the delivery that blocks an ordering key moves to the topic `outstanding`. If `others_follow` is
-        true, the deliveries that wait for this key move there, too.
+        true, let the deliveries that wait behind it move there, too.
         """
         self.leaving_first.add(delivery)
         if others_follow:
             following = self.keys.send_away(key)
             for one in following:
-                # An attempt of `one` can't begin while its key is blocked, so admission.py moves it to `outstanding`.
+                # Make the delivery ready, although its key is blocked: admission.py then moves it to `outstanding`.
                 one.state = READY
             self.ready.extendleft(reversed(following))
 
     # All deliveries
 
     def stand_down(self, under_way: Iterable[Delivery]) -> list[Delivery]:
-        """Remove and return the deliveries that are neither in an attempt nor being written to the topic `outstanding`.
+        """Remove and return all deliveries, except those in an attempt (`under_way`) and those that are being written
+        to the topic `outstanding`.
 
-        Deliveries that are in an attempt (`under_way`) or being written still block their ordering keys.
+        The excepted deliveries still block their ordering keys.
         """
         idle = [*self.ready, *(delivery for _, _, delivery in self.retries), *self.renewing]
         self.clear()

@@ -47,9 +47,9 @@ class DamagedDeliveries:
         self._assure = assure  # raises if partitions are lost
 
     async def park(self, partition: int, ranges: Iterable[tuple[Listener, int, int]]) -> list[KeptDelivery]:
-        """Write records that park deliveries: keep them without further attempts. Each item of `ranges` is a listener,
-        and the first and last offset of a range of messages that can't be read. Return the events of these records. The
-        caller must add them to the index.
+        """Write records that park deliveries, which then get no further attempts. Each item of `ranges` is a listener,
+        and the first and last offset of a range of messages that can't be read. Return the events in these records. The
+        caller must add the events to the index.
 
         Raises LogUnavailable if Kafka does not answer or the worker has lost the partition.
         """
@@ -111,8 +111,8 @@ def _record(event: KeptDelivery) -> tuple[bytes, bytes | None]:
 def _parked(
     listener: Listener, partition: int, first: int, last: int, entry: OutstandingEntry | None = None
 ) -> DeliveryParked:
-    """Return an event that parks one delivery to a listener, or several. A parked delivery gets no more attempts until
-    a client redrives it, or until its message can be read again.
+    """Return an event that parks deliveries to a listener. A parked delivery gets no more attempts until a client
+    redrives it, or until its message can be read again.
 
     Without `entry`, the event parks all deliveries that the listener may have of the partition's messages from offset
     `first` to `last` (inclusive), which can't be read.

@@ -29,12 +29,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Pass:
-    """The progress of a loop over the due deliveries of one listener. The loop stops when it has chosen
-    `due_each_at_once` deliveries or examined `looks_each_max`. Other listeners are then served. Later, the loop
-    continues at this point.
+    """The place where a search for one listener's due deliveries continues. A search stops when it has chosen
+    `due_each_at_once` deliveries or examined `looks_each_max`, so that other listeners are served. The listener's next
+    search continues at this place.
     """
 
-    until_ms: int  # when this loop began, in ms; a delivery that becomes due later is not included
+    until_ms: int  # when the search began at the first row; deliveries that become due later are left out
     after: tuple[int, int] = BEGIN  # `queued_ms` and `id` of the index row that was examined last
 
 
@@ -122,8 +122,9 @@ class Due:
 
     def _choose(self, at_ms: int) -> tuple[list[OutstandingEntry], bool]:
         """Return the due deliveries to hand over next, and whether a redrive may make more deliveries due immediately.
-        Choose at most `due_each_at_once` deliveries of each listener that has room in memory. Stop when `due_at_once`
-        deliveries of all listeners are chosen, or when `looks_max` deliveries were examined.
+        Choose from one listener after another, if the listener has room in memory, but at most `due_each_at_once`
+        deliveries of each. Stop when at least `due_at_once` deliveries are chosen, or at least `looks_max` were
+        examined.
         """
         chosen: list[OutstandingEntry] = []
         more, looks = False, self._tuning.looks_max
@@ -171,15 +172,15 @@ class Due:
     ) -> None:
         """Add a delivery to the list `chosen` if it may be attempted now.
 
-        If the delivery has an ordering key, also add the deliveries of this key that follow and are due. Stop when
-        `chosen` has `enough` deliveries.
+        If the delivery has an ordering key, also add the key's next deliveries that are due, until `chosen` has
+        `enough` deliveries.
         """
         if entry.key_queue is None:
             if self._may_leave(entry, dispatcher):
                 self._take(entry, chosen)
             return
         first = self._first(entry.key_queue)
-        # If this delivery is not the next one of its ordering key, do not examine it until advance() queues it.
+        # If another delivery of the key comes first, do not examine this one again until advance() schedules it.
         if first is None or first.id != entry.id:
             self._index.queue(entry, None)
             return
@@ -205,8 +206,8 @@ class Due:
     def _first(self, key_queue: KeyQueue) -> OutstandingEntry | None:
         """Return the first delivery of an ordering key that was not handed to the listener's dispatcher yet.
 
-        Return None if there is no such delivery, if an earlier delivery of the key is still being written to the topic
-        `outstanding`, or if the dispatcher already has `key_taken_max` deliveries of the key.
+        Return None if there is no such delivery, or if the dispatcher already has `key_taken_max` deliveries of the
+        key. Also return None while an earlier delivery of the key is being written to the topic `outstanding`.
         """
         coming = self._coming.first(key_queue)
         for row_id, place in self._index.offsets(key_queue, self._tuning.key_taken_max):
@@ -218,7 +219,7 @@ class Due:
         return None
 
     def _fresh(self, entry: OutstandingEntry) -> OutstandingEntry:
-        """Make the delivery due now if a redrive (a request to retry it now) asks for that. Return the delivery."""
+        """Return the same delivery. If a redrive asks to retry the delivery now, first make it due now."""
         dispatcher = self._dispatchers.get(entry.listener_id)
         if dispatcher is not None and entry.redrive(dispatcher.listener.redrives, now_ms()):
             self._index.redriven(entry, now_ms(), was_parked=False)
@@ -244,7 +245,7 @@ class Due:
         """
         dispatcher = self._dispatchers.get(entry.listener_id)
         if self.taken.get(entry.id) is not entry or dispatcher is None:
-            # Nothing is left to do: the delivery was cancelled or replaced, or its listener has no dispatcher any more.
+            # Do nothing if the delivery was cancelled or replaced, or if its listener has no dispatcher any more.
             return True
         if message is None:
             log.error("outstanding.message_gone listener=%s message=%s", entry.listener_id, entry.message_id)
@@ -263,8 +264,8 @@ class Due:
         return True
 
     def put_back(self, entry: OutstandingEntry) -> None:
-        """Schedule a delivery again, because it could not be attempted. But if only a redrive had made the delivery
-        due, and this redrive was cancelled, undo the redrive instead.
+        """Schedule a delivery again, because it could not be attempted. If a cancelled redrive had made the delivery
+        due, restore the delivery's state from before the redrive instead.
         """
         if self.taken.get(entry.id) is not entry:
             return  # Do not schedule the delivery: it was cancelled, replaced or scheduled meanwhile.
@@ -292,12 +293,12 @@ class Due:
 def may_leave(partition: Partition, dispatcher: Dispatcher, entry: OutstandingEntry) -> bool:
     """Return whether an attempt of a stored delivery is allowed now.
 
-    A delivery that was stored before this worker took the partition over must wait until the worker has read past its
-    message for this listener. Otherwise, the message could be sent twice. A delivery with an ordering key must wait
+    If the delivery was stored before this worker took the partition over, it must wait until the worker has read past
+    its message for this listener. Otherwise, the message could be sent twice. A delivery with an ordering key must wait
     until all earlier messages of the partition were read for the listener.
     """
-    # After a crash, the worker may read a message again although its delivery is stored in `outstanding`.
-    # So if the delivery was stored before the take-over, wait until the worker has read past its message.
+    # After a crash, the worker may read a message again although `outstanding` has the message's delivery.
+    # If the delivery was stored before the take-over, wait until the worker has read past the message.
     tail, stream = partition.tail, dispatcher.streams.get(entry.partition)
     if entry.found and not (
         entry.message_offset < tail if stream is None else stream.window.settled(entry.message_offset, tail)

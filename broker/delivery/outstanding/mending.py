@@ -44,16 +44,15 @@ class Mending:
         self, partition: int, damage: Damage, given_up: Damage, *, first: int = 0, last: int = LAST_OFFSET
     ) -> None:
         """Examine the deliveries that were parked because their message, its update or earlier results were unreadable.
-        If the message was given up as lost, cancel the delivery. If the message is in no unreadable range any more,
-        retry the delivery. But keep the delivery parked while records of `outstanding` or `deliveries` in the partition
-        are unreadable, because it may have succeeded. A row that stands for a range of messages is retried even then.
+        Leave out messages outside the offsets from `first` to `last`.
 
-        Change only deliveries of messages at the offsets from `first` to `last`. Do not change deliveries that were
-        parked for another reason.
+        If a message was given up as lost, cancel its delivery. If a message can be read again, retry its delivery. But
+        keep the delivery parked while records of `outstanding` or `deliveries` in the partition are unreadable, because
+        it may have succeeded. A row that stands for a range of messages is retried even then.
         """
         # If results of attempts in the partition are unreadable, keep deliveries parked: they may have succeeded.
         unknown = any(one.partition == partition and one.topic in ("outstanding", "deliveries") for one in damage)
-        # Leave out rows with an id above `newest`, because they were written after this method began.
+        # Leave out rows that were written after this method began: their ids are higher than `newest`.
         at, newest = -1, self._index.newest_id
         while partition in self._owned and (
             rows := self._index.unread(partition, first, last, after_id=at, limit=self._tuning.rows_at_once)

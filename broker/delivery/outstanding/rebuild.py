@@ -31,8 +31,8 @@ class Outcomes:
     """The results of a partition's deliveries, read from the topic `deliveries`."""
 
     def __init__(self) -> None:
-        # By listener id and message id: the delivery's newest attempt, if this attempt has failed.
-        # A delivery in `failed` may have succeeded after this attempt. Use delivered() to check that.
+        # By listener id and message id: the newest failed attempt of the delivery.
+        # A delivery in `failed` may have succeeded in a later attempt. delivered() says whether it has.
         self.failed: dict[Key, DeliveryAttempted] = {}
         self.whole = True  # whether all records could be read
         # By listener id: one bit for each offset. The bit is 1 if the message at this offset was delivered.
@@ -89,9 +89,10 @@ async def outcomes_of(requests: LogReader, topic: str, partition: int) -> Outcom
 async def rebuilt(
     requests: LogReader, topic: str, partition: int, outcomes: Outcomes, streams: Streams, *, at_once: int
 ) -> AsyncIterator[dict[Key, OutstandingEntry]]:
-    """Yield the deliveries to these listeners that the topic `outstanding` should hold, without reading this topic. A
-    delivery should be there if the listener's committed offset has passed the message, but no result in `outcomes` says
-    that the message was delivered. Deliveries of readable messages come first, in the order of the messages.
+    """Yield the deliveries to these listeners that the topic `outstanding` should hold. Do not read this topic, because
+    some of its records are damaged or missing. A delivery should be in the topic if the listener's committed offset has
+    passed the message, but no result in `outcomes` says that the message was delivered. Deliveries of readable messages
+    come first, in the order of the messages.
 
     `topic` is the name of the topic `messages`. Raises LogUnavailable if Kafka does not answer.
     """
@@ -144,8 +145,8 @@ class _Stream:
 def _entry_of(
     record: Record, partition: int, key: Key, failed: DeliveryAttempted | None, *, known: bool
 ) -> OutstandingEntry:
-    """Return the SQLite index row for the delivery of this message. `failed` is the newest attempt of the delivery,
-    which has failed. `failed` is None if no attempt was made, or if no attempt is known.
+    """Return the SQLite index row for the delivery of this message. `failed` is the newest failed attempt of the
+    delivery, or None if no failed attempt is known. `known` is false if some results of attempts are unreadable.
     """
     ordering_key, deliver_at_ms = None, 0
     try:

@@ -89,10 +89,10 @@ class Outstanding:
         """Read a partition's deliveries from the topic `outstanding` into the index. take_over() must be called
         afterwards. Raises LogUnavailable if Kafka does not answer.
 
-        `streams` returns the listeners' committed offsets; it is called only if the topic is damaged. `noted` is the
-        fingerprint of the deliveries that the partition's former owner committed, as text.
+        `streams` returns the listeners' committed offsets, which are needed only if records are damaged or missing.
+        `noted` is the fingerprint of the partition's deliveries, which the former owner committed, as text.
         """
-        # The index now has the deliveries whose records were lost. So let flush() delete the empty records.
+        # The index now has the deliveries whose records were lost, so flush() may delete the empty records for them.
         for key in await self._sync.read(partition, streams, noted):
             self._settled.setdefault(partition, []).append((key, None))
 
@@ -141,7 +141,7 @@ class Outstanding:
         key_queue = _key_queue(delivery)
         if key_queue is not None and due_ms is not None:
             self._coming.join(key_queue, delivery.offset)
-        # The event holds the number of the listener's redrives until now. A redrive with a higher number is newer.
+        # The event has the listener's number of redrives until now. So a redrive with a higher number came later.
         return kept_event(delivery, message, status, error, due_ms)
 
     def expect_no_more(self, delivery: Delivery) -> None:
@@ -153,18 +153,18 @@ class Outstanding:
 
     async def set_aside(self, delivery: Delivery, event: KeptDelivery) -> bool:
         """Write a delivery's event, which expect() returned, to the topic `outstanding`. Repeat the write until Kafka
-        has stored the event. Return False if the delivery is dropped before, because the worker lost the partition or
-        the listener was deleted.
+        has stored the event, and return True. Return False if the delivery was dropped before that, because the worker
+        lost the partition or the listener was deleted.
         """
         stream = delivery.stream
         key, value = entry_key(event.listener_id, event.message_id), encode(event)
         message = delivery.message
         # Count the first record of a delivery in `outstanding` as stored bytes of the organization.
-        # Count a later record of the delivery only if the message was updated. Unchanged data was counted before.
+        # Count a later record of the delivery only if the message was updated: unchanged data was counted before.
         counts = delivery.entry is None or (message is not None and message.change() >= 0)
         while delivery.state is not DROPPED:
             try:
-                # Before each try, check that this worker still owns the partition: another may have sent the message.
+                # Before each try, check that this worker owns the partition: a new owner may have sent the message.
                 await self._assure()
                 if delivery.state is DROPPED:
                     break
@@ -173,7 +173,7 @@ class Outstanding:
                 await asyncio.sleep(self._tuning.append_pause_s)
                 continue
             if self._count is not None and counts:
-                # Count the bytes twice: until Kafka compacts the topic, outdated records can take as much space again.
+                # Count the bytes twice, because outdated records may take as much space until Kafka compacts the topic.
                 self._count(event.organization_id, 2 * len(value))
             if delivery.state is DROPPED:
                 self._written.doubt(stream.partition, key)
@@ -284,15 +284,14 @@ class Outstanding:
         return self._index.has_message(partition, message_id)
 
     def oldest_put_ms(self, partition: int) -> int | None:
-        """Return the put time of the oldest message with a delivery in this partition of `outstanding`; None if there
-        is no delivery. Return 0 if one delivery stands for a range of unreadable messages.
+        """Return the put time of the oldest message with a delivery in this partition of `outstanding`, or None if
+        there is no delivery. If one delivery stands for a range of unreadable messages, return 0.
         """
         return self._index.oldest_put_ms(partition)
 
     def oldest_bare_put_ms(self, partition: int) -> int | None:
-        """Return the put time of the oldest message whose data is only in `messages`, because its record in this
-        partition of `outstanding` has no copy; None if there is no such message. Return 0 if one delivery stands for a
-        range of unreadable messages.
+        """Return the put time of the oldest message of which this partition of `outstanding` has a delivery, but no
+        copy. Return None if there is none. If one delivery stands for a range of unreadable messages, return 0.
         """
         return self._index.oldest_bare_put_ms(partition)
 
@@ -339,14 +338,14 @@ class Outstanding:
                 raise
 
     def returned(self, delivery: Delivery) -> None:
-        """Schedule a delivery from the topic `outstanding` again, because it could not be attempted now. But if only a
-        redrive had made the delivery due, and this redrive was cancelled, undo the redrive instead.
+        """Schedule a delivery from the topic `outstanding` again, because it could not be attempted now. If a cancelled
+        redrive had made the delivery due, restore the delivery's state from before the redrive instead.
         """
         if delivery.entry is not None:
             self._due.put_back(delivery.entry)
 
     def removed(self, listener_id: str) -> None:
-        """Reschedule the deliveries that a removed dispatcher held, in case the listener gets a dispatcher later. Its
+        """Schedule the deliveries of a listener's removed dispatcher again: the listener may get a new one. Its
         deliveries no longer wait for earlier ones of their ordering key that are being written to `outstanding`.
         """
         key_queues = self._coming.forget(lambda key_queue: key_queue[0] == listener_id)
@@ -380,7 +379,7 @@ class Outstanding:
                     await self._damaged.again(entry)
                     return None
                 message = await self._records.message(entry)
-                # Without a message, the delivery leaves the index. Kafka may still have its record, so call doubt().
+                # If the message is None, the delivery leaves the index. Kafka may still have the delivery's record.
                 if message is None:
                     self._written.doubt(entry.partition, entry.key)
             except LogDamaged:

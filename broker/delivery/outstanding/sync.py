@@ -35,12 +35,12 @@ class WatchedAppender:
 
     def __init__(self, topic: Appender) -> None:
         self._topic = topic
-        # By partition: the number of appends that have begun, plus the number of appends that have ended.
+        # By partition: a counter that grows by one when an append begins, and by one when the append ends.
         self.changes: defaultdict[int, int] = defaultdict(int)
         # By partition: the number of records that Kafka has acknowledged.
         self.records: defaultdict[int, int] = defaultdict(int)
         self._under_way: defaultdict[int, int] = defaultdict(int)
-        # By partition: the keys for which the records in Kafka and the rows of the index may differ.
+        # By partition: keys of deliveries whose newest record in Kafka may differ from their row in the SQLite index.
         self._in_doubt: defaultdict[int, set[bytes]] = defaultdict(set)
 
     @property
@@ -54,8 +54,8 @@ class WatchedAppender:
         return not self._under_way[partition] and not self._in_doubt[partition]
 
     def doubt(self, partition: int, key: bytes) -> None:
-        """Remember that Kafka may have a record with this key that the index does not have. This doubt ends when
-        another record with the key is written.
+        """Remember that Kafka may have a record with this key that the index does not have. settled() returns False
+        until another record with the key is written.
         """
         self._in_doubt[partition].add(key)
 
@@ -114,11 +114,11 @@ class IndexSync:
         self._due = due
         self._tuning = tuning
         self._reading: dict[int, object] = {}  # the latest read() of each partition
-        # The first number in `_known` is an offset of `outstanding`. The index has all earlier records.
-        # The second number in `_known` is how many records this worker had written when it noted that offset.
+        # By partition: two numbers. The first is an offset: the index has all earlier records of `outstanding`.
+        # The second number in `_known` is how many records this worker had written when the first number was set.
         self._known: dict[int, tuple[int, int]] = {}
-        # By partition: the value of `_written.changes` when the newest fingerprint was made, and this fingerprint.
-        # If `_written.changes` has grown since a fingerprint was made, the partition needs a new fingerprint.
+        # By partition: the newest fingerprint of its deliveries, after the value of `_written.changes` at that time.
+        # If the counter `_written.changes` has grown since the newest fingerprint, note() makes a new fingerprint.
         self._noted: dict[int, tuple[int, str]] = {}
 
     async def read(self, partition: int, streams: Callable[[], Streams], noted: str) -> Collection[bytes]:
@@ -163,23 +163,23 @@ class IndexSync:
                 and entry.key_queue is not None
                 and not self._index.begins_before(entry.key_queue, entry.message_offset)
             ):
-                entry.queued_ms = entry.due_ms  # Examine the first delivery of an ordering key when it is due.
+                entry.queued_ms = entry.due_ms  # The key's first delivery is examined when it is due, the others later.
         for before in self._index.write(partition, rows, now_ms()):
             if before.key_queue is not None and before.queued_ms is not None:
                 self._due.advance(before.key_queue, foreseen=True)
 
     def close(self) -> None:
-        """Stop each read() that is in progress, at its next step."""
+        """Let each read() that is in progress stop before it adds further rows to the index."""
         self._reading.clear()
 
     def notes(self) -> dict[int, str]:
-        """Return, by partition, the newest fingerprint of the deliveries in the topic `outstanding`, as text."""
+        """Return, by partition, the newest fingerprint of its deliveries in the topic `outstanding`, as text."""
         return {partition: text for partition, (_, text) in self._noted.items()}
 
     async def note(self, partitions: Iterable[int]) -> None:
         """Update the fingerprint of each partition: the number of its stored deliveries, and a hash of their keys. A
-        partition keeps its former fingerprint while it is uncertain which records are stored, if Kafka does not answer,
-        or if the index and Kafka disagree.
+        partition keeps its former fingerprint if it is uncertain which records Kafka has stored. The same is true if
+        Kafka does not answer, or if Kafka's records disagree with the index.
         """
         changes = {one: self._written.changes[one] for one in partitions}
         quiet = [
@@ -200,9 +200,9 @@ class IndexSync:
     async def _knows(self, partition: int, end: int) -> bool:
         """Return whether the index agrees with Kafka's records of the partition before the offset `end`.
 
-        Kafka may have more records than this worker has written: an append may have been stored twice, or the
-        partition's former owner may have sent one late. In this case, read the records since the previous check, and
-        compare the index with them.
+        Usually, the number of records that this worker has written shows that Kafka has no other new records. If Kafka
+        has more records, read the records since the previous check, and compare the index with them. For example, Kafka
+        may have stored an append twice, or a record of the partition's former owner may have arrived late.
         """
         begin, before = self._known.get(partition, (0, 0))
         last: dict[bytes, bool] = {}

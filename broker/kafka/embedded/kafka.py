@@ -46,12 +46,12 @@ _ORPHAN_GONE_WITHIN_S: Final = 10.0
 class EmbeddedKafka:
     """An Apache Kafka that runs as a child process on 127.0.0.1, with its files below `data_dir`.
 
-    If no `port` is given, the first start chooses a free port, and restarts use the same port. On Linux, Kafka is
-    killed when the thread that called start() ends. `access` has the address and password for clients. When the first
-    member joins a consumer group, Kafka waits `join_delay_ms` for more members.
+    If no `port` is given, start() chooses a free port, and restart() uses the same port. When the first member joins a
+    consumer group, Kafka waits `join_delay_ms` for more members. On Linux, Kafka is killed when the thread that called
+    start() ends.
 
-    The first start writes a new password to the file data_dir/password. restart() does not change the password, so that
-    running clients can continue.
+    `access` has the address and the password for clients. The password is in the file data_dir/password. If there is no
+    such file, start() creates a password.
     """
 
     def __init__(
@@ -192,10 +192,10 @@ class EmbeddedKafka:
         return self.data_dir / "kafka.pid"
 
     async def _start(self, jars: Sequence[Path], saved: Path | None) -> None:
-        """Start Kafka. If another program has taken one of Kafka's ports or has killed Kafka, try again, up to three
-        tries in all. Also try again if Java's class archive may be the reason for the failure, but without the archive.
+        """Start Kafka, with up to three tries. Try again if another program has taken one of Kafka's ports or has
+        killed Kafka. If Java's class archive may be the reason for the failure, try again without the archive.
 
-        Raises ConfigurationError if the last try fails, or if a start could delete records because Kafka's files are
+        Raises ConfigurationError if Kafka does not start, or if a start could delete records because Kafka's files are
         damaged. Also raises ConfigurationError if another program uses the port that was given or that Kafka used
         before.
         """
@@ -243,9 +243,9 @@ class EmbeddedKafka:
     async def _fill(self, lost: Sequence[LostEnd]) -> None:
         """Append one empty record for each acknowledged record that a partition's files have lost at their end.
 
-        Otherwise Kafka would give the lost offsets to new messages. A listener whose committed offset is beyond these
-        offsets would then miss the new messages. In the topic `outstanding`, the empty records tell the next worker of
-        the partition that deliveries are missing.
+        Without the empty records, new messages would get the offsets of the lost records. A listener whose committed
+        offset is higher would miss these new messages. In the topic `outstanding`, the empty records tell the
+        partition's next worker that deliveries are missing.
         """
         settings = self.access.settings()
         requests = KafkaRequests(settings)
@@ -285,8 +285,9 @@ def _refuse_to_cut(log_dir: Path) -> None:
 
 
 def _without_export(partition: str, batch: DamagedBatch) -> str:
-    """Return the advice for a damaged batch if there is no export to restore it from. In the topic `control`, only the
-    batch's records are given up. In other topics, all later records of the partition are given up, too.
+    """Return the commands with which an operator can give up a damaged batch, if there is no export to restore the
+    batch from. In the topic `control`, only the batch's records are then lost. In other topics, all later records of
+    the partition are lost, too.
     """
     if partition.endswith(f"{CONTROL}-0"):
         return f"give up only these records: everput mend --give-up {CONTROL}/0:{batch.first}-{batch.last}"

@@ -29,8 +29,8 @@ _CODEC_BITS: Final = 0b111
 
 def rebuilt(batch: DamagedBatch, records: Sequence[Record]) -> bytes | None:
     """Rebuild a damaged record batch from the records of an export. Return None if nothing proves that the result is
-    the original batch. The proof is the batch's checksum. If the checksum itself is damaged, the proof is that the file
-    has the same bytes wherever the checksum covers them.
+    the original batch. Usually, the proof is the checksum in the batch's header. If the checksum itself is damaged, the
+    proof is that the result has the same bytes as the file. The bytes before the checksum need not be the same.
 
     `records` must include all records of the batch, in order.
     """
@@ -58,7 +58,8 @@ def why_not(batch: DamagedBatch, records: Sequence[Record]) -> str:
 
 def _proven(batch: DamagedBatch, records: Sequence[Record], last: int) -> bytes | None:
     """Build a record batch from these records. Return None if nothing proves that the result is the original batch. The
-    proof is that the result has the checksum in the damaged header, or that the file has the same bytes.
+    proof is that the result has the checksum in the damaged header. Another proof is that the result has the same bytes
+    as the file, in the part that the checksum covers.
     """
     fields = HEADER.unpack(batch.header)
     crc, producer = fields[4], fields[9:12]
