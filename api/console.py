@@ -19,7 +19,7 @@ from api.samples import samples
 from api.static import MEDIA, static_route
 
 _FOLDER: Final = Path(__file__).parent / "console_files"
-# In this folder, each JavaScript library has a folder with its license and the checksums of its unchanged files.
+# Each JavaScript library has a folder in this folder, with the library's license and the checksums of its files.
 _VENDORED: Final = Path(__file__).parent / "vendored"
 _PAGE: Final = "index.html"
 # The console replaces these placeholders in code samples by the server's URL, a new API key and the queue's id.
@@ -57,8 +57,8 @@ def console_files() -> list[Path]:
 
 
 def _samples() -> bytes:
-    """Return JSON with code samples for the put of a message. Also return the three placeholders in the samples, which
-    the console replaces.
+    """Return JSON with code samples for the put of a message, and with the samples' three placeholders. The console
+    replaces the placeholders by the server's URL, an API key and the queue's id.
     """
     url = f"{_SERVER}/v1/queues/{_QUEUE_ID}/messages"
     made = samples("PUT", url, [("X-API-KEY", _KEY)], {"data": "Hello, Everput"})

@@ -61,7 +61,7 @@ class OperationDoc(NamedTuple):
     answer: type[Struct]
     request: type[Struct] | None = None
     parameters: Sequence[Parameter] = ()
-    # The error statuses that are special to this operation; openapi.py adds those of many operations.
+    # The error statuses that are special to this operation. openapi.py adds statuses that many operations share.
     problems: Sequence[int] = ()
     example: Mapping[str, Any] | None = None
     # The credentials that the operation requires: KEY, SESSION, SESSION_OR_KEY, or OPEN for none.

@@ -120,7 +120,7 @@ class ChangeFeed:
         self._waiting[organization_id] += 1
         try:
             if not known:
-                # If a check of the log is already running, it may have skipped this organization's records.
+                # A check of the log that has begun before may have skipped this organization's records: leave it out.
                 self._known_since[organization_id] = self._number + self._looking
             if self._begun is None:
                 self._begun = asyncio.create_task(self._begin())

@@ -16,7 +16,7 @@ from broker.core.codec import CLASSES, encode, wire_name
 from broker.core.events import AlertThresholds, Batch, ControlEvent, Event, ListenerSettings
 from broker.core.ids import parse_damaged_id
 
-# The topics that clients read as one log. Events with the same log time are in the order of their topics here.
+# The topics that clients read as one log. If events have the same log time, the order of topics here decides.
 TOPICS: Final = ("control", "messages", "changes", "deliveries")
 # The log that clients read does not include these topics, because Kafka deletes or compacts their records.
 # Kafka compacts `outstanding`, keeps records of `claims` for two days, and records of `statistics` for thirty days.
@@ -199,7 +199,8 @@ SECRET: Final = frozenset(
 
 class Former(NamedTuple):
     """An earlier version of an event type. Everput does not write this version any more, but the log may have events of
-    it. `lacks` names the fields that the next version added. `read_as` says what an event without these fields does.
+    it. `lacks` names the fields that the next version added. `read_as` says how an event without these fields is
+    understood.
     """
 
     lacks: frozenset[str]

@@ -14,7 +14,7 @@ class Background:
 
     def __init__(self) -> None:
         self.tasks: set[asyncio.Task[None]] = set()
-        # This future gets a background task's first error. The worker awaits the future, and then the process ends.
+        # This future gets the first error of any background task. The worker awaits the future, and then ends.
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

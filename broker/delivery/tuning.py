@@ -50,7 +50,7 @@ class Tuning:
     # When deliveries move to `outstanding` (dispatch/dispatcher.py)
     # A delivery moves to the topic `outstanding` if its next attempt is due at least this long after its first attempt.
     set_aside_after_ms: int = 60_000
-    # A message waits in memory for its `deliver_at` at most this long, if half of the listener's memory is free.
+    # A message whose `deliver_at` comes within this time waits in memory, if half of the listener's memory is free.
     near_ms: int = 10_000
     # If no thread is free for the DNS look-up, the delivery is attempted again after this time.
     put_off_ms: int = 1_000
@@ -61,7 +61,7 @@ class Tuning:
     set_aside_bytes_max: int = 1 << 20
 
     # The following settings limit a listener's attempts, or decide its priority (dispatch/limits.py).
-    attempts_max: int = 1024  # A worker may have this many unanswered attempts, divided among its listeners.
+    attempts_max: int = 1024  # A worker divides this number of attempts in flight among its listeners.
     # A listener may have at least this many attempts in flight, even if other listeners use up the worker's limit.
     attempts_min: int = 2
     # A new listener may have at most this many attempts in flight, because it may never answer.
@@ -86,7 +86,7 @@ class Tuning:
     sockets_kept: int = 256
 
     # The following settings are mostly for ticks: a worker's regular work for its listeners (dispatch/ticks.py).
-    # A worker begins a tick (regular work for its listeners) about this often. If no listener needs ticks, they pause.
+    # A tick (regular work for a worker's listeners) begins about this often. If no listener needs ticks, they pause.
     tick_s: float = 0.05
     # The regular work of a tick is divided into this many parts, so that it does not block the event loop for long.
     tick_parts: int = 5

@@ -21,7 +21,7 @@ class Span(Protocol):
 
 
 class Tracing(Protocol):
-    """The factory of the trace spans of one process, if tracing is configured."""
+    """The part of a process that begins trace spans, if tracing is configured."""
 
     def put(self, parent: str | None, queue: Queue) -> Span:
         """Begin the trace span of a put. `parent` is the header `traceparent` of the client's request, or None."""

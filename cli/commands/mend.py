@@ -64,8 +64,8 @@ def command(options: Options, folder: Path | None, log_dir: Path | None, give_up
     file. In the embedded Kafka, missing records are restored from the export, too. The topic `outstanding` is an
     exception: workers restore its missing records.
 
-    If another broker of a cluster has an undamaged copy, make that broker the leader instead. After the next start,
-    deliveries that were parked because of the damage are attempted again.
+    If another broker of a cluster has an undamaged copy, don't restore the batch: make that broker the partition's
+    leader. After the next start, deliveries that were parked because of the damage are attempted again.
 
     If records can't be restored, use --give-up on a running installation: it cancels the deliveries that are parked
     because the given offsets are damaged. For offsets of the topic `control`, stop the installation first. The changes

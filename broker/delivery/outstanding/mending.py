@@ -20,8 +20,9 @@ from broker.errors import LogUnavailable
 
 
 class Mending:
-    """The parked deliveries of a worker whose messages can't be read from the log. When a message can be read again,
-    its deliveries are retried. When a message is given up as lost, its deliveries are cancelled.
+    """The part of a worker for deliveries that are parked because records of the log are unreadable, such as the
+    delivery's message. When the records can be read again, the deliveries are retried. When a message is given up as
+    lost, its deliveries are cancelled.
     """
 
     def __init__(

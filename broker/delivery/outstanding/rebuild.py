@@ -170,9 +170,7 @@ def _entry_of(
 
 
 def _entry_after(event: DeliveryAttempted, ordering_key: str | None = None) -> OutstandingEntry:
-    """Return the SQLite index row for a delivery. `event` is its newest attempt that could be read. This attempt has
-    failed.
-    """
+    """Return the SQLite index row for a delivery. `event` is its newest readable attempt, which has failed."""
     return _row(
         event.partition,
         (event.listener_id, event.message_id),

@@ -123,8 +123,8 @@ class Outstanding:
     # Deliveries that are stored
 
     def overtakes(self, delivery: Delivery) -> bool:
-        """Return whether an attempt of this delivery would break the order of its ordering key, because an earlier
-        delivery with the key is being written to the topic `outstanding`, or is stored there and not parked.
+        """Return whether an attempt of this delivery would break the order of its ordering key. This is so if an
+        earlier delivery with the key is being written to `outstanding`, or is stored there and not parked.
         """
         key_queue = _key_queue(delivery) if self._coming or self._index.queued_keys else None
         if key_queue is None:
@@ -135,8 +135,8 @@ class Outstanding:
     def expect(
         self, delivery: Delivery, message: Message, status: int | None, error: str | None, due_ms: int | None
     ) -> KeptDelivery:
-        """Announce that a delivery will be written to the topic `outstanding`, and return its event. From now on, later
-        deliveries of its ordering key wait for it, unless it is parked. If it is not written, call expect_no_more().
+        """Announce that a delivery will be written to the topic `outstanding`, and return its event. Unless the
+        delivery is parked, later ones of its ordering key now wait. If it is not written, call expect_no_more().
         """
         key_queue = _key_queue(delivery)
         if key_queue is not None and due_ms is not None:
@@ -257,8 +257,8 @@ class Outstanding:
         return self._index.waiting(partition, listener_id, now_ms())
 
     def held(self, partition: int, listener_id: str) -> tuple[int, int]:
-        """Return two numbers of the listener's deliveries in this partition: how many are parked, and how many will be
-        retried after a failed attempt.
+        """Return how many of the listener's deliveries in this partition are parked, and how many will be retried after
+        a failed attempt.
         """
         count = self._index.counts.get(listener_id)
         return (0, 0) if count is None else (count.parked.get(partition, 0), count.retrying.get(partition, 0))
@@ -357,8 +357,8 @@ class Outstanding:
     # Deliveries that are due
 
     async def serve_due(self) -> bool:
-        """Hand some due deliveries to the dispatchers of their listeners. Return whether more deliveries may be handed
-        over at once.
+        """Hand some due deliveries to the dispatchers of their listeners. Return True if the caller should call this
+        method again at once, because more deliveries may be due.
         """
         return await self._due.serve(owns_any=bool(self._owned))
 

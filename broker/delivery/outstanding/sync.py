@@ -29,8 +29,8 @@ _UNKNOWN: Final = -1  # no count of changes
 
 
 class WatchedAppender:
-    """An appender to one topic. For each partition, it remembers which appends are in progress, and which records may
-    or may not be stored.
+    """An appender to one topic. For each partition, it remembers how many appends are in progress, and the keys of
+    records that Kafka may or may not have stored.
     """
 
     def __init__(self, topic: Appender) -> None:

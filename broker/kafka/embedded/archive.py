@@ -67,8 +67,8 @@ async def make(jars: Sequence[Path], *, after_s: float = _AFTER_S, idle_within_s
     """Create Java's class archive, a cache of Kafka's classes, with processes of the lowest priority. This takes about
     10 s of processor time, once.
 
-    First wait `after_s` seconds. If the machine is then busy, wait up to `idle_within_s` seconds more, because the work
-    would slow down puts.
+    First wait `after_s` seconds. If the machine is then busy, wait up to `idle_within_s` seconds more, because this
+    work would slow down puts.
 
     Do nothing if another process is creating the archive. Errors are only logged, and the caller may cancel at any
     time.

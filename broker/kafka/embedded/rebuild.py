@@ -83,10 +83,10 @@ def _proven(batch: DamagedBatch, records: Sequence[Record], last: int) -> bytes 
 
 
 def _with_flipped_bit(whole: bytearray, crc: int) -> bool:
-    """Search the producer's fields of a record batch for one damaged bit. If this bit is flipped back, the batch has
-    the checksum `crc`.
+    """Look for one damaged bit in the fields of the record batch `whole` that identify its producer. If the bit is
+    flipped back, the batch has the checksum `crc`.
 
-    Leave this bit flipped in `whole`, and return True. Return False if there is no such bit.
+    Leave this bit flipped in `whole`, and return True. Return False if there is no such bit. `whole` is then unchanged.
     """
     for at in _PRODUCER_AT:
         for bit in range(8):
