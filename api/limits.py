@@ -19,7 +19,7 @@ EVERYBODY: Final = ""  # If `whose` has this value, a Limit counts the uses of a
 class Recent:
     """The number of each network's recent attempts to sign in, to confirm a password or to register.
 
-    Callers pass this number as `left` to Limit.check() and Limit.take(). A network with many recent attempts is so
+    Callers pass this number as `left` to Limit.check() and Limit.take(). So a network with many recent attempts is
     refused earlier, and the last uses of the limit remain for other networks. Every `each_s` seconds, the number of
     each network falls by one. The number is never above `most`.
     """
@@ -40,7 +40,7 @@ class Recent:
 
 
 class Limit:
-    """A rate limit that permits bursts. It counts separately, for example for each client or each organization.
+    """A rate limit that permits bursts. The uses of each client, or of each organization, are counted separately.
 
     `name` (the limit's own name) and `unit` appear in the `RateLimit` headers. Without a unit, the limit counts
     requests. `refusal` is the error text for a client that exceeds the limit.

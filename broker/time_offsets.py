@@ -48,8 +48,8 @@ async def _confirmed(kafka: Offsets, topic: str, partition: int, at_ms: int, fir
     """Check `first`, the offset that Kafka's time index gave for the time `at_ms`. If the record before `first` is
     older than `at_ms`, the offset is right: return `first`.
 
-    Otherwise, the index is wrong. Read at ever lower offsets until a read returns a record that is older than `at_ms`,
-    and return the offset of this read. If there is no such record, return the partition's first offset.
+    Otherwise, the index may be wrong. Read at ever lower offsets until a read returns a record that is older than
+    `at_ms`, and return the offset of this read. If there is no such record, return the partition's first offset.
     """
     at, step, doubtful = first, 1, False
     while at > 0:

@@ -184,15 +184,17 @@ class Options:
         )
 
     def hosts(self) -> Hosts:
-        """Return the host names that this process's servers accept in the header Host of requests."""
+        """Return the host names that this process's servers accept in the header Host of requests. The servers also
+        accept all IP addresses, and all names without a dot.
+        """
         public = None if self.public_url is None else urlsplit(self.public_url).hostname
         own = (self.host, self.admin_host, self.tunnel_host, public)
         return Hosts([*self.allowed_host, *(name for name in own if name is not None)])
 
     def disk_marks(self) -> Marks:
         """Return two limits of free disk space, in bytes: `growth` and `reserve`. If less than `growth` is free, the
-        API stores only urgent events, such as the revocation of an API key. If less than `reserve` is free, it stores
-        nothing.
+        API stores only urgent events, such as the revocation of an API key. If less than `reserve` is free, the API
+        stores nothing.
         """
         return Marks(self.disk_free_bytes_min, min(self.disk_reserve_bytes, self.disk_free_bytes_min))
 

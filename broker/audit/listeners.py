@@ -30,9 +30,9 @@ _MADE: Final = frozenset({wire_name(QueueCreated), wire_name(ListenerCreated), w
 
 @dataclass(slots=True)
 class _Queue:
-    """A cache entry: the ids of one queue's listeners and replays. The entry has all that were created before the
-    offset `next` of the topic `control`. The next read of `control` for this queue begins at `next`. `made` says
-    whether the creation of the queue was found.
+    """A cache entry: the ids of the listeners and replays that one queue had before the offset `next` of the topic
+    `control`. The next read of `control` for this queue begins at `next`. `made` says whether the event that created
+    the queue was found.
     """
 
     next: int

@@ -38,8 +38,8 @@ class SecretCommands:
         self, context: Context, queue_id: str, listener_id: str, *, secret: str | None, overlap_s: int
     ) -> tuple[Listener, str]:
         """Give the listener a new signing secret: the given one, or a random one. Return the listener and the secret.
-        For the next `overlap_s` seconds, requests are also signed with the former secrets. A former secret that was to
-        end earlier still ends then.
+        For the next `overlap_s` seconds, requests are also signed with the former secrets. If a former secret was to
+        end earlier, it still ends at the earlier time.
 
         Raises Refused if the new secret is not valid, and NotFound if there is no such listener. Raises QuotaReached if
         FORMER_MAX former secrets still sign requests, and `overlap_s` is not 0.

@@ -48,8 +48,8 @@ def decide(claims: Sequence[PutClaimed], at_ms: int) -> Claim | None:
     of the key in the order of the log.
 
     The first claim has the `number` 1, and reserves the key for 24 hours. If the process of a claim does not put the
-    messages in time, other processes may write claims whose `number` is higher by 1. The first claim with the higher
-    number takes the key over.
+    messages in time, other processes may write claims whose `number` is higher by 1. The first of these claims in the
+    log takes the key over.
     """
     held: Claim | None = None
     for claim in claims:
@@ -124,10 +124,10 @@ class _Owners:
 
 
 class _Run(NamedTuple):
-    """A list of claims of Idempotency-Keys, sorted by the first 4 bytes of the hashes of the keys. The list of the
-    newest claims is not sorted yet, and its `until_ms` is 0. The three arrays have one item for each claim: the 4
-    bytes, the claim's partition and offset in one integer, and the integer of the claim's organization. `until_ms` is
-    the time of the newest claim.
+    """A list of claims of Idempotency-Keys, sorted by the first 4 bytes of the hashes of the keys. The three arrays
+    have one item for each claim: the 4 bytes, the claim's partition and offset in one integer, and the integer of the
+    claim's organization. `until_ms` is the time of the newest claim. While claims are still added to a list, the list
+    is not sorted, and its `until_ms` is 0.
     """
 
     prefixes: array[int]

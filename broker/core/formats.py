@@ -27,8 +27,8 @@ def alert_in(data: str) -> dict[str, Any] | None:
 
 
 def slack(body: bytes) -> bytes:
-    """Convert a message into the JSON that Slack's incoming webhooks accept: the alert in it, or else its name and
-    data.
+    """Convert a message into the JSON that Slack's incoming webhooks accept. If the message's data is an alert, the
+    JSON has the text of the alert. Otherwise, it has the message's name and data.
 
     `body` is the usual body of a delivery.
     """
@@ -45,7 +45,9 @@ def slack(body: bytes) -> bytes:
 
 
 def mail_text(body: bytes) -> tuple[str, str]:
-    """Return the subject and the text of an e-mail for a message: the alert in it, or else its name and data."""
+    """Return the subject and the text of an e-mail for a message. If the message's data is an alert, they tell the
+    alert. Otherwise, they are made from the message's name and data.
+    """
     message = orjson.loads(body)["message"]
     alert = alert_in(message["data"])
     if alert is None:

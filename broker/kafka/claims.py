@@ -119,8 +119,8 @@ class ClaimsTopic:
 
     async def _catch_up(self, partition: int) -> None:
         """Read a partition of the topic `claims` up to its current end. If another caller is reading the partition,
-        that read may miss the newest records. So wait until it has ended, and then read again. If several callers wait,
-        only one of them reads again.
+        that read may miss the newest records. So wait for the end of that read, and then read again. If several callers
+        wait, only one of them reads again.
         """
         asked = self._reads_begun[partition]
         async with self._locks[partition]:

@@ -71,9 +71,9 @@ def wanted(filters: Sequence[tuple[str, str]], notification: dict[str, Any]) -> 
 def names_of(targets: Sequence[str], given: Sequence[str], *, temporary: bool = False) -> Sequence[str]:
     """Return the names of the listeners: one for each local address (`targets`), in the order of the addresses.
 
-    These are the `given` names, if any. Otherwise, a name is made from the local address and the name of this machine.
-    With `temporary`, this name also gets a random part: the listener is then new, and the command may delete it at the
-    end.
+    If names are `given`, return them. Otherwise, make each name from the local address and the name of this machine.
+    With `temporary`, a made name also gets a random part: its listener is then new, and the command may delete the
+    listener at the end.
 
     Raises ConfigurationError if two listeners would have the same name, or if there is not one given name for each
     address.

@@ -39,7 +39,9 @@ _Found = tuple[str, int, int]
 
 
 class KeptAnswers:
-    """The answers of one listener to failed attempts. Within limits, they are kept until a checkpoint writes them."""
+    """The answers of one listener to failed attempts. Within limits, the answers are kept until a checkpoint writes
+    them.
+    """
 
     __slots__ = (
         "_answers",

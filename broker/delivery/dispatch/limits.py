@@ -191,8 +191,8 @@ class Limits:
         self._judge()
 
     def pushed_back(self, at_ms: int, retry_after_s: int | None) -> None:
-        """Slow down, because the listener is overloaded: it answered 429 or 503, or did not answer in time. If it has
-        asked for a pause of `retry_after_s` seconds, begin no attempt until the pause is over, but wait no longer than
+        """Slow down, because the listener is overloaded: it answered 429 or 503, or did not answer in time. If the
+        listener has asked for a pause of `retry_after_s` seconds, start no attempt during the pause. A pause is cut to
         `push_back_s_max` seconds.
         """
         self.flow.pushed_back(at_ms)

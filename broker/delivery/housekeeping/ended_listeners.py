@@ -97,7 +97,7 @@ class EndedListeners:
         with_cursors = await self._cursors.listeners() if _DELETES_CURSORS in self._partitions else set()
         with_records = self._outstanding.listeners()
         await self._view.caught_up()
-        # Stop if only a newer version of Everput can read an event: it may have created one of these listeners.
+        # If this process can't read an event, delete nothing: the data may be of a listener that the event created.
         if not self._view.complete:
             return False
         known = self._view.state.listeners.keys()
