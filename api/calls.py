@@ -57,7 +57,7 @@ _NOT_STORED: Final = (b"cache-control", b"no-store")
 # The client's own cache may store the answer, but must ask this server before each use whether it has changed.
 _ASKED_AGAIN: Final = (b"cache-control", b"private, no-cache")
 SMALL_BYTES_MAX: Final = 16 << 10
-# If a client's request id may contain a secret, it is replaced, because request ids are logged and stored.
+# A client's request id that may contain a secret is replaced, because request ids are logged and stored.
 # This regular expression takes linear time on any input, because it searches for one of two fixed words.
 _SECRET = re.compile(rf"{PREFIX}|{SESSION_PREFIX}".encode())
 # This regular expression takes linear time on any input, because it repeats one set of characters, at most 128 times.
@@ -149,10 +149,10 @@ class Call:
     async def admit_api_key(self, scope: str, *, narrows: bool = False) -> ApiKey:
         """Authenticate the request by its API key, require that the key has the scope, and return the key.
 
-        Raises Unauthenticated without a valid key, TooManyRequests beyond the rate limit, and Forbidden if the key
-        lacks the scope. If the key is restricted to some queues, raises NotFound for the path of another queue, and
-        Forbidden for a path without a queue. With `narrows`, a path without a queue is permitted, because its handler
-        shows a restricted key only the key's queues.
+        Raises Unauthenticated if there is no valid key, TooManyRequests if the requests exceed the rate limit, and
+        Forbidden if the key lacks the scope. If the key is restricted to some queues, raises NotFound for the path of
+        another queue, and Forbidden for a path without a queue. With `narrows`, a path without a queue is permitted,
+        because its handler shows a restricted key only the key's queues.
         """
         api_key = await self._service.keys.find(self.api_key_text, self.headers, self.request_id)
         check_scope(api_key, scope)
@@ -203,8 +203,8 @@ class Call:
         also still be a member, and its role must still permit the request. Raises Unauthenticated, NoSession, NotFound
         or Forbidden.
 
-        The check is repeated after a JSON body has arrived, which may take a minute. It is also repeated while an
-        answer is streamed, which may take hours.
+        This method is called after a JSON body has arrived, which may take a minute. It is also called again and again
+        while an answer is streamed or a tunnel is open, which may take hours.
         """
         state = self._service.view.state
         if self.api_key is not None:

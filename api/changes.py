@@ -19,7 +19,7 @@ _MINUTE_S: Final = 60
 # In the tenant's stored bytes, a change counts as the bytes of its body, plus 1 KiB for the rest of its record.
 _EVENT_BYTES: Final = 1 << 10
 # For the rate limit, a change counts as 1, plus 1 for each whole 4 KiB of its body.
-# If a change would count as more than a full burst, it counts as a full burst. Otherwise, it could never be permitted.
+# A change counts at most as a full burst, because a change that counts as more could never be permitted.
 _BODY_BYTES: Final = 4 << 10
 
 
@@ -39,8 +39,8 @@ class Changes:
             self._limit = Limit("changes", per_min, per_s=per_min / _MINUTE_S, refusal=refusal)
 
     def take(self, headers: Headers, organization_id: str, body_bytes: int = 0) -> None:
-        """Count one change, and one more for each whole 4 KiB of its body. Raises TooManyRequests beyond the rate
-        limit, and StorageFull if the tenant's stored bytes are at least 10 % above their limit.
+        """Count one change, and one more for each whole 4 KiB of its body. Raises TooManyRequests if the organization
+        exceeds the rate limit, and StorageFull if the tenant's stored bytes are at least 10 % above their limit.
         """
         if self._limit is not None:
             self._limit.take(headers, organization_id, min(1 + body_bytes // _BODY_BYTES, self._limit.size))
@@ -62,8 +62,8 @@ class Changes:
 
     def take_more(self, organization_id: str, body_bytes: int) -> None:
         """Count the body of a change when the whole body has arrived. Call this if the body's size was unknown before:
-        take() has then counted the change without its body. Raises TooManyRequests beyond the rate limit, and
-        StorageFull if the tenant's stored bytes are at least 10 % above their limit.
+        take() has then counted the change without its body. Raises TooManyRequests if the organization exceeds the rate
+        limit, and StorageFull if the tenant's stored bytes are at least 10 % above their limit.
         """
         if self._limit is not None and body_bytes >= _BODY_BYTES:
             self._limit.take([], organization_id, min(body_bytes // _BODY_BYTES, self._limit.size))

@@ -191,7 +191,7 @@ class Messages:
         return _answer(call, message, listeners)
 
     async def update(self, call: Call) -> Any:
-        """Change the data of a message. The answer has the state of the message's delivery to each listener:
+        """Change the data of a message. The answer has the state of the message's delivery to each of its listeners:
         `delivered` if the listener already has the old data, `unknown` if it may have the old data. With any other
         state, later attempts send the new data.
         """
@@ -205,7 +205,7 @@ class Messages:
         return _answer(call, message, _states(queue, states))
 
     async def delete(self, call: Call) -> Any:
-        """Delete a message. The answer has the deleted message, and the state of its delivery to each listener:
+        """Delete a message. The answer has the deleted message, and the state of its delivery to each of its listeners:
         `delivered` if the listener already has the message, `unknown` if it may have the message, and otherwise
         `cancelled`.
         """
@@ -233,8 +233,8 @@ def _states(queue: Queue, states: Mapping[str, str]) -> list[dict[str, Any]]:
 
 @contextmanager
 def traced(tracing: Tracing | None, call: Call, queue: Queue) -> Iterator[str | UnsetType]:
-    """Trace the put of a message or a batch inside the `with` block. Yield the header `traceparent` for later requests
-    that deliver the message.
+    """Trace the put of a message or a batch inside the `with` block. Yield the value of the header `traceparent` for
+    the later requests that deliver the message to listeners.
 
     If this process does not trace, yield the `traceparent` of the client's request, or UNSET if the request has no
     valid `traceparent`.
@@ -300,8 +300,8 @@ def _listed(one: ListedMessage, asked_for: Filters) -> dict[str, Any]:
 
 
 def _steps(attempt: Attempt) -> dict[str, Any]:
-    """Return JSON fields of an attempt: how long the DNS look-up, the connection and the TLS handshake took, and the
-    listener's answer. Leave out what is not known.
+    """Return JSON fields of an attempt: the listener's answer, and how long the DNS look-up, the connection and the TLS
+    handshake took. Leave out fields whose values are not known.
     """
     steps = {"dns_ms": attempt.dns_ms, "connect_ms": attempt.connect_ms, "tls_ms": attempt.tls_ms}
     fields: dict[str, Any] = {name: ms for name, ms in steps.items() if ms is not None}

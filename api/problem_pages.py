@@ -282,7 +282,7 @@ PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = {
     ),
 }
 # If Starlette or the HTTP server refuses a request, the problem type of the answer is the name of the HTTP status.
-# SAME_AS maps such a name, for example `unauthorized`, to the type in PROBLEM_TYPES that means the same.
+# SAME_AS maps the name of a status, for example `unauthorized`, to the type in PROBLEM_TYPES that means the same.
 SAME_AS: Final[Mapping[str, str]] = {
     "unauthorized": "unauthenticated",
     "conflict": "in-flight",

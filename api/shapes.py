@@ -24,11 +24,11 @@ from broker.core.roles import OWNER, ROLES
 from broker.errors import Refused
 
 _DAY_S: Final = 86_400
-# Error messages of msgspec are cut to this many characters, because they quote the client's body, which may be long.
+# Error messages of msgspec are cut to 300 characters, because they quote the client's body, which may be long.
 _DETAIL_CHARS_MAX: Final = 300
 # This regular expression takes linear time: its repetition stands between backticks, and can't contain a backtick.
 _FIELD = re.compile(r"field `([^`]*)`")
-# This regular expression takes linear time: no repetition can contain the first character of its own alternative.
+# This regular expression takes linear time: the repetition after a `.` ends at a `.`, and that after a `[` at a `[`.
 _STEP = re.compile(r"\.([^.\[]+)|\[([^\[\]]*)\]")
 
 T = TypeVar("T")

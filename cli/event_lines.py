@@ -20,7 +20,7 @@ from cli.visible import visible
 Part = str | tuple[str, str]  # one part of an output line: a text, or a text with its color
 
 _COMMON: Final = ("type", "v", "at_ms", "organization_id", "actor", "request_id")
-# The line of an event begins with the bare id from the first of these fields that the event has.
+# After time and type, an event's line has the id from the first of these fields that the event has, without a name.
 # In an event's line, the other fields with ids are shown as NAME=ID.
 _SUBJECTS: Final = ("message_id", "replay_id", "key_id", "account_id", "session_id")
 _NAMED: Final = ("queue_id", "listener_id")
@@ -39,7 +39,7 @@ class EventLines:
     show these names.
 
     `width` is the number of columns of the terminal. If the output is not a terminal, `width` is None, and lines and
-    ids are not shortened. A value that is shown as NAME=VALUE has at most 60 characters in any case.
+    ids are not shortened. A VALUE in NAME=VALUE is always cut to 60 characters.
     """
 
     def __init__(self, names: dict[str, str], width: int | None) -> None:

@@ -146,9 +146,9 @@ async def update_message(
     if_match: Versions | None = None,  # versions that may be changed
     count: Count | None = None,  # told the bytes that are stored
 ) -> tuple[StoredMessage, dict[str, str]]:
-    """Change a message's data. Return the message, and for each listener's id the state of the delivery. `delivered`
-    means that the listener has accepted the old data. `pending`, `retrying` and `parked` mean that each later attempt
-    sends the new data. `unknown` means that the listener may have got the old data.
+    """Change a message's data. Return the changed message, and the state of its delivery to each listener, by listener
+    id. `delivered` means that the listener has accepted the old data. `pending`, `retrying` and `parked` mean that each
+    later attempt sends the new data. `unknown` means that the listener may have got the old data.
 
     Raises Refused if the data is not valid or the queue is the one for alerts, and NotFound if the message does not
     exist or was deleted. Raises Changed if `if_match` is given without the message's version. Raises InDoubt if it is
@@ -172,9 +172,9 @@ async def delete_message(
     if_match: Versions | None = None,  # versions that may be deleted
     count: Count | None = None,  # told the bytes that are stored
 ) -> tuple[StoredMessage, dict[str, str]]:
-    """Delete a message. Return the message as it was, and for each listener's id the state of the delivery. `delivered`
-    means that the listener has accepted the message. `cancelled` means that no further attempt is made. `unknown` means
-    that the listener may have accepted the message.
+    """Delete a message. Return the message as it was, and the state of its delivery to each listener, by listener id.
+    `delivered` means that the listener has accepted the message. `cancelled` means that no further attempt is made.
+    `unknown` means that the listener may have accepted the message.
 
     Raises NotFound if the message does not exist or was deleted. Raises Changed if `if_match` is given without the
     message's version. Raises InDoubt if it is unknown whether the deletion was stored or has an effect. Any other

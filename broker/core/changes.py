@@ -35,8 +35,8 @@ def change(offset: int, event: MessageChange) -> Change:
 
 
 def version(offset: int | None) -> int:
-    """Return a message's version. `offset` is the offset of the message's newest valid change in the topic `changes`.
-    The version is this offset plus 2. If the message was never changed, `offset` is None, and the version is 1.
+    """Return a message's version: `offset` + 2, or 1 if the message was never changed. `offset` is the offset in the
+    topic `changes` of the message's change that is in effect; None if the message was never changed.
     """
     return 1 if offset is None else offset + 2
 

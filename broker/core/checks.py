@@ -124,7 +124,7 @@ class Checks(ABC):
                 yield self._finding(offset, what)
 
     def skip_to(self, offset: int) -> None:
-        """Continue the check at a later offset, because retention has deleted all records before it."""
+        """Continue the check at a later offset, because retention has deleted all records before this offset."""
         self._next = offset
 
     def damaged(self, first: int, last: int) -> Finding:

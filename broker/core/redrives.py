@@ -11,18 +11,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-# For each listener, a process remembers the last 10,000 messages that redrives (requests to retry now) have named.
+# For each listener, a process remembers the 10,000 messages that redrives (requests to retry now) have named last.
 MESSAGES_MAX: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Redrives:
-    """The redrives of a listener, numbered from 1. A redrive is a request to retry deliveries now: all deliveries to
-    the listener, or those of the messages that the redrive names.
+    """The redrives of a listener, numbered from 1. A redrive is a request to retry now, either all parked and retrying
+    deliveries to the listener, or only those of the messages that the redrive names.
 
-    `count` is the number of redrives so far. `of_all` is the number of the newest redrive of all deliveries; 0 if there
-    was none. `of_messages` maps a message id to the number of the newest redrive that named the message, for at most
-    MESSAGES_MAX messages. All redrives up to number `cancelled` are cancelled, and concern no delivery any more.
+    `count` is the number of redrives so far. The redrives up to number `cancelled` were cancelled. `of_all` is the
+    number of the newest redrive of all deliveries that was not cancelled; 0 if there is none. `of_messages` has the
+    later redrives that name messages: for each message id, the number of the newest one. It has at most MESSAGES_MAX
+    message ids.
     """
 
     count: int = 0

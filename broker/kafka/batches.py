@@ -64,7 +64,7 @@ async def parse(
     records: list[Record] = []
     rest = itertools.chain.from_iterable(batches)
     while some := list(itertools.islice(rest, RECORDS_AT_ONCE)):
-        # Kafka returns whole record batches. So drop those records that are before the requested offset.
+        # Kafka returns whole record batches. So drop the records that come before the requested offset.
         if some[0].offset < offset:
             some = [record for record in some if record.offset >= offset]
         records += some

@@ -142,7 +142,7 @@ class KafkaDeliveries:
         def complete() -> bool:
             return all(rows and rows[-1][0] in final[one] for one, rows in found.items())
 
-        # An attempt of this message may be in the unreadable range, so the list of attempts may be incomplete.
+        # An attempt of this message may be in an unreadable range of `deliveries`, and missing in the list of attempts.
         def damaged(_damage: LogDamaged) -> None:
             nonlocal all_read
             all_read = False
@@ -263,9 +263,8 @@ class KafkaDeliveries:
 
     async def _behind(self, listener: Listener, partition: int, top: int, end: int) -> tuple[int, int | None]:
         """Count the messages of the listener's queue at the offsets [top, end) of a partition of `messages`. Return the
-        count, and the time of the first counted message.
-
-        At most four reads of 1 MiB are made (_LAG_READS_MAX). Messages after these reads are not counted.
+        count, and the time of the first counted message; None if there is none. Make at most four reads of 1 MiB
+        (_LAG_READS_MAX), and do not count messages after these reads.
         """
         queue_id = listener.queue_id.encode()
         count, since_ms = 0, None

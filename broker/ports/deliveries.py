@@ -213,9 +213,9 @@ class Outstanding(Protocol):
     async def page(
         self, listener: Listener, *, state: str | None, after: Position, limit: int
     ) -> tuple[list[OutstandingDelivery], Position | None]:
-        """Return a page of a listener's deliveries from the topic `outstanding`, and the position of the next page, or
-        None after the last page. The first page begins at `after=(0, 0)`. With `state`, return only deliveries in this
-        state.
+        """Return a page of a listener's deliveries from the topic `outstanding`. Also return the position of the next
+        page; None after the last page. The first page begins at `after=(0, 0)`. If `state` is given, return only
+        deliveries in this state.
 
         A page can have few deliveries, or none, although more pages follow. No readable delivery is left out. A
         delivery that is attempted while a client reads the pages can be on two pages. Raises LogUnavailable if Kafka
@@ -252,8 +252,8 @@ class Statistics(Protocol):
     """The reader of the statistics of queues and listeners, per minute."""
 
     async def read(self, organization_id: str, series: Series) -> None:
-        """Add the stored counts of this organization to `series`, the statistics of one queue or listener over time.
-        Counts before the beginning of `series` are left out.
+        """Read stored counts of this organization, and add them to `series`: the statistics of one queue or listener
+        over time. Leave out counts before the beginning of `series`.
 
         Raises LogUnavailable if Kafka does not answer, Busy if too many large reads are running.
         """

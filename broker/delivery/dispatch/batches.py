@@ -227,8 +227,8 @@ class Batches:
         return halvings(failed, self._dispatcher.attempts.policy.max_attempts) if failed else 0
 
     def _may_begin(self, delivery: Delivery) -> bool:
-        """Return whether an attempt of the delivery may begin now. If it may not, handle the delivery: for example, let
-        it wait in memory or in the topic `outstanding`, or cancel it because its message was deleted.
+        """Return whether an attempt of the delivery may begin now. If not, decide what becomes of the delivery. For
+        example, let it wait in memory or in the topic `outstanding`, or cancel it because its message was deleted.
         """
         admission = self._dispatcher.admissions.of(delivery)
         if admission is not BEGIN:

@@ -51,8 +51,8 @@ class Ticks:
         self._active.pop(dispatcher, None)
 
     async def run(self, dispatchers: Mapping[str, Dispatcher]) -> None:
-        """Call tick() of all dispatchers that have something to do, in an endless loop. Now and then, close connections
-        of all `dispatchers` that have been idle for too long.
+        """Call tick() of the dispatchers that have something to do, in an endless loop. Now and then, close those
+        connections of all `dispatchers` that have been idle for too long.
         """
         tuning = self._tuning
         gate, processor, time = self._gate, self._processor, asyncio.get_running_loop().time

@@ -67,7 +67,7 @@ class OutstandingRecords:
         or if only a newer version of Everput can decode its record. Raises LogUnavailable if Kafka does not answer.
 
         If records of `outstanding` are unreadable or missing, also yield the deliveries that can be computed from other
-        topics. After these deliveries, yield those of all readable records of the partition once more.
+        topics, and then those of all readable records of `outstanding` once more.
 
         `noted` is the fingerprint of the deliveries that the partition should have, as its former owner committed it.
         `found` returns the fingerprint of the deliveries that were yielded until now, or None if the caller has
@@ -242,8 +242,8 @@ def _decoded(value: bytes, partition: int, offset: int) -> KeptDelivery | None:
 def kept_event(
     delivery: Delivery, message: Message, status: int | None, error: str | None, due_ms: int | None
 ) -> KeptDelivery:
-    """Return the event to store in the topic `outstanding` for this delivery. If `due_ms` is None, the delivery is
-    parked.
+    """Return the event to store in the topic `outstanding` for this delivery. `due_ms` is the time of the next attempt.
+    If `due_ms` is None, the event says that the delivery is parked.
     """
     listener, entry = delivery.stream.dispatcher.listener, delivery.entry
     name, data = message.name_and_data()
