@@ -28,9 +28,11 @@ from broker.volume import StoredBytes
 class AccountLimits:
     """The rate limits on checks of passwords and on registrations. Each process counts on its own.
 
-    A field `*_at_once` is the largest burst. A field `*_per_s` is the rate per second after the burst. Password checks
-    for one e-mail address, and those of all clients, have two limits of the same size. One counts requests that have a
-    session, or come from a browser that has signed in to the account before. The other counts all other requests.
+    A field `*_at_once` is the largest burst. A field `*_per_s` is the rate per second after the burst.
+
+    Known requests have a session, or come from a browser that has signed in to the account before. Two limits apply to
+    their password checks: one for each e-mail address, and one for all clients together. Separate limits of the same
+    size apply to the password checks of all other requests.
     """
 
     # Password checks for one e-mail address.
@@ -50,8 +52,8 @@ class AccountLimits:
     registrations_per_s: float = 1.0
     # Each process counts the recent password checks and registrations of each network.
     # Every `recent_s` seconds, the count of each network falls by one.
-    # If a network's count is 5, its request is refused when fewer than 5 uses of a limit would stay free afterwards.
-    # If a network's count is more than half of a limit's burst, half of the burst must stay free.
+    # If a network's count is 5, its request must leave at least 5 uses of a limit free; otherwise it is refused.
+    # A network never has to leave more than half of a limit's burst free.
     recent_s: float = 600.0
 
 
@@ -62,7 +64,7 @@ class Accounts:
     """Handlers for /v1/sessions, /v1/organizations, /v1/accounts, /v1/accounts/password, /v1/accounts/unlink and
     /v1/accounts/delete.
 
-    `registration` says whether a person may register without an invitation.
+    `registration` is true if a person may register without an invitation.
     """
 
     def __init__(
@@ -225,7 +227,7 @@ class Accounts:
         else:
             kept = session.id if which == "others" else ""
             every = self._view.state.accounts.sessions_of(session.account_id)
-            # Call end_sessions() only if there is a session to end, because it always stores an event in the log.
+            # end_sessions() always stores an event in the log. So call it only if there is a session to end.
             if any(one.id != kept for one in every):
                 await self._commands.end_sessions(session.account_id, but=kept, request_id=call.request_text)
         if which != "others":
@@ -259,12 +261,11 @@ class Accounts:
         return {"organizations": [self._membership_fields(one, session.account_id) for one in found]}
 
     def _guess(self, call: Call, email: str, *, known: bool) -> None:
-        """Count one check of a password against the rate limits. If a limit is exceeded, raise TooManyRequests, and
-        count the check for none of the limits.
+        """Count one check of a password against the rate limits. If a limit is exceeded, raise TooManyRequests, and do
+        not count the check.
 
-        `known` says that the request has a session, or a cookie that proves an earlier sign-in to this account.
-        Requests with `known` have limits of their own. So strangers who guess passwords can't lock the account's owner
-        out.
+        `known` is true if the request has a session of this account, or a cookie that proves an earlier sign-in to it.
+        Known requests have separate limits, so that strangers who guess passwords can't lock out the account's owner.
         """
         network = self._clients.network(call.scope)
         recent = self._recent.count(network)
@@ -285,7 +286,7 @@ class Accounts:
             self._clients_guesses.take(call.headers, client)
 
     def _count_registration(self, call: Call) -> None:
-        """Count the registration of an account. Raises TooManyRequests."""
+        """Count the registration of an account. Raises TooManyRequests if a rate limit is exceeded."""
         client = self._clients.name(call.scope)
         if client is not None:
             self._clients_registrations.check(call.headers, client)

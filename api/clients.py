@@ -79,7 +79,7 @@ class Clients:
 
     def peer(self, host: str) -> str | None:
         """Return the IPv4 address, or the IPv6 network (/64), of the client at the other end of a connection. `host` is
-        the address of that end. Return None if it may be the address of a proxy, or if it is no IP address.
+        the address of the other end. Return None if `host` may be a proxy, or is no IP address.
         """
         address = parse_address(host)
         if address is None or self._unknown or address.is_loopback or self._is_trusted(address):
@@ -97,11 +97,11 @@ def _name(address: Address) -> str:
 
 
 def _hops(scope: Scope) -> Iterator[str]:
-    """Yield the addresses in a request's header `X-Forwarded-For` or `Forwarded`, from the last to the first. The
-    nearest proxy has added the last one.
+    """Yield the addresses in a request's header `X-Forwarded-For` or `Forwarded`, from the last to the first. The proxy
+    that has connected to this server has added the last address.
 
-    If a request has both headers, the client may have forged one of them. Then yield no address: the caller takes the
-    proxy's address as the client's.
+    If a request has both headers, the client may have forged one header. In this case, yield no address. The caller
+    then takes the proxy's address as the client's.
     """
     of: dict[bytes, list[bytes]] = {_X_FORWARDED_FOR: [], _FORWARDED: []}
     for name, value in scope["headers"]:

@@ -75,8 +75,8 @@ class DirectPut:
         return self._puts.target(self.url, self.sent) is not None
 
     def begin(self, body: bytes) -> bool:
-        """Check the put and append its message. Return False for a put that the ASGI application must answer. In that
-        case nothing was counted or appended.
+        """Check the put, append its message and return True. Return False if the ASGI application must answer the put.
+        In that case, nothing was counted or appended.
         """
         try:
             return self._puts.append(self, body)
@@ -97,7 +97,7 @@ class DirectPut:
                 base = f"{self.scheme}://{self.sent[b'host'].decode('latin-1')}"
             queue_id = self.url[len(_BEFORE) : -len(_AFTER)].decode()
             self._finish(200, self._headers, _JSON, orjson.dumps(put_answer(base, queue_id, self._put)))
-        # Log an exception, but do not raise it: the group commit calls this method, and must go on with other messages.
+        # Log the exception, but do not raise it: the caller (the group commit) must continue with other messages.
         except Exception:
             log.exception("put.not_answered id=%s", self._request_id.decode())
 

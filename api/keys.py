@@ -103,11 +103,11 @@ class OrganizationKeys:
         return _answer(call, api_key, {})
 
     async def _administrator(self, call: Call) -> _Administrator:
-        """Return the sender of this request: an API key or a member of the path's organization.
+        """Return the sender of this request: an API key or a member of the organization in the path.
 
-        Raises Unauthenticated or NoSession without valid credentials, TooManyRequests beyond the rate limit, and
-        NotFound for another organization. Raises Forbidden without the scope `keys`, or for an API key that is
-        restricted to some queues.
+        Raises Unauthenticated or NoSession if the request has no valid credentials, and TooManyRequests if a rate limit
+        is exceeded. Raises NotFound if the sender does not belong to the organization. Raises Forbidden if the sender
+        lacks the scope `keys`, or is an API key that is restricted to some queues.
         """
         await self._view.caught_up()
         organization_id = call.path("organization_id")

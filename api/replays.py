@@ -26,9 +26,9 @@ EXPECTED_PER_S: Final = 2_000.0
 class Replays:
     """Handlers for the replays of a listener.
 
-    If a replay is not for all messages (the request's field `only`), its event lists the offsets of the messages.
-    Before the event is stored, `count` is called with the organization's id and the number of bytes of this list. If
-    the organization's limits do not allow so many bytes, `count` raises an error, and no replay starts.
+    The event of a replay for failed or undelivered messages (the request's field `only`) has a list of offsets. Before
+    the event is stored, `count` is called with the organization's id and the bytes of this list. If the organization's
+    limits do not allow so many bytes, `count` raises an error, and no replay starts.
     """
 
     def __init__(self, commands: ReplayCommands, view: DirectoryView, count: Count) -> None:

@@ -50,24 +50,24 @@ log = logging.getLogger(__name__)
 LOOK_S: Final = 10.0
 # A worker checks at most this many listeners for alerts at the same time. More would delay deliveries.
 _AT_ONCE: Final = 10
-# If more than ten listeners must be checked, the worker pauses after each ten, for nine times as long as they took.
+# With more than 10 listeners to check, a worker pauses after every 10, for 9 times as long as their check took.
 _PAUSE_PART: Final = 9.0
-# Each check includes all listeners for which messages wait, and all with an alert that is open or may begin soon.
+# Each check includes all listeners with waiting messages, and all with an alert that is open or may begin soon.
 # Of all other listeners, each check for alerts includes at most this many. The next check continues after them.
 _OTHERS_MAX: Final = 200
 # If a listener answers 410, a worker pauses the listener. The reason for the pause begins with this text.
 _GONE: Final = "the listener answered 410"
 _BURST: Final = 100.0  # A worker begins at most this many alerts of one organization in a burst.
 _PER_S: Final = 0.1  # After a burst of 100 alerts, a worker begins one alert of the organization every 10 s.
-# In each check, a worker begins or ends at most 100 alerts about a full disk or a damaged log.
+# In each check, a worker begins or ends about 100 alerts, at most, about a full disk or a damaged log.
 # Alerts of the operator's organizations about the disk or the log do not count towards these 100.
-# Without this limit, a full disk could begin an alert for each organization. An alert takes 2 KiB in Kafka.
+# Without this limit, a full disk could begin alerts of all organizations at once. An alert takes 2 KiB in Kafka.
 _SHARED_BURST: Final = 100.0
 _SHARED_PER_S: Final = _SHARED_BURST / LOOK_S
 _ORGANIZATIONS_AT_ONCE: Final = 500  # After checking this many organizations, yield.
 
-# LocalLag takes a listener's id, and returns about how many messages wait for the listener in this worker's partitions.
-# If this worker does not serve the listener, LocalLag returns None.
+# LocalLag takes a listener's id, and estimates how many messages wait for the listener in all partitions.
+# LocalLag returns None if this worker does not serve the listener, or owns no partitions.
 LocalLag = Callable[[str], int | None]
 
 
@@ -132,11 +132,12 @@ class _Allowance:
 
 @dataclass(slots=True)
 class AlertWatch:
-    """The part of a worker that begins and ends alerts about listeners, API keys and organizations. Each of these
-    belongs to one partition of `messages`. The worker that owns this partition checks the alerts.
+    """The part of a worker that begins and ends alerts about listeners, API keys and organizations. Each listener, API
+    key and organization belongs to one partition of the topic `messages`. The worker that owns this partition checks
+    the alerts about it.
 
-    `partitions` is the number of partitions of `messages`. Links in the alerts' messages begin with `public_url`.
-    `count` is called for each message with the organization and the size of the message's record, in bytes.
+    `partitions` is the number of partitions of `messages`. Links in the alerts' messages begin with `public_url`. For
+    each message, `count` is called with the organization's id and the size of the message's record in bytes.
     """
 
     log: Log
@@ -175,12 +176,11 @@ class AlertWatch:
     async def look(self, at_ms: int | None = None) -> None:
         """Check the conditions of this worker's alerts once. Put messages about alerts that begin or end.
 
-        Each listener is checked by one worker. Of its listeners, a worker checks all for which messages wait in the
-        worker's partitions, and all with an alert that is open or may begin soon. Of its other listeners, it checks at
-        most 200. `at_ms` is the current time; if it is None, the clock is read.
+        Not all listeners are checked each time: _due() chooses them. `at_ms` is the current time; if it is None, the
+        clock is read.
 
         Raises a BrokerError if Kafka does not answer. If Kafka does not answer for some listeners, the other listeners
-        are checked before the error is raised.
+        are checked first.
         """
         await self._messages.put_missing(at_ms or now_ms())
         await self._judge_installation(at_ms or now_ms())
@@ -201,9 +201,9 @@ class AlertWatch:
             raise failure
 
     def _due(self) -> list[Listener]:
-        """Return the listeners to check for alerts now. These are all listeners for which messages wait in this
-        worker's partitions, and all with an alert that is open or may begin soon. At most 200 other listeners are
-        added, which take turns.
+        """Return the listeners that this worker must check for alerts now. These are all its listeners for which
+        messages wait in its partitions (not counting those in the topic `outstanding`), and all with an alert that is
+        open or may begin soon. At most 200 other listeners are added, which take turns.
 
         Replays and the listeners of the queue for alerts are never checked.
         """
@@ -220,8 +220,9 @@ class AlertWatch:
         return [*pressing, *others]
 
     def _presses(self, listener: Listener) -> bool:
-        """Return whether the next check for alerts must include this listener. This is so if messages wait for the
-        listener in this worker's partitions, or if one of its alerts is open or may begin soon.
+        """Return whether the next check for alerts must include this listener. Return True if messages wait for the
+        listener in this worker's partitions, not counting those in the topic `outstanding`. Return True also if one of
+        its alerts is open or may begin soon.
         """
         triggers = self._triggers.get(listener.id, {})
         return bool(self.sources.lag(listener.id)) or any(one.pressing for one in triggers.values())
@@ -230,8 +231,8 @@ class AlertWatch:
         return self.sources.owns(self._home(subject_id))
 
     def _home(self, subject_id: str) -> int:
-        """Return the number of the partition to which a listener, an API key or an organization belongs. The worker
-        that owns this partition checks the alerts about this listener, API key or organization.
+        """Return the partition of `messages` to which a listener, an API key or an organization belongs. The worker
+        that owns this partition checks its alerts.
         """
         return crc32(subject_id.encode()) % self.partitions
 
@@ -299,8 +300,8 @@ class AlertWatch:
                 await self._judge(subject, {Kind.KEY: reading}, {"expires_at_ms": key.expires_at_ms}, at_ms)
 
     async def _judge_installation(self, at_ms: int) -> None:
-        """Begin or end each organization's alerts about unreadable parts of the log and about the disk. Check the
-        operator's organizations first.
+        """Begin or end alerts about unreadable parts of the log and about the disk, for the organizations whose alerts
+        this worker checks. Check the operator's organizations first.
         """
         state = self._directory
         free_bytes, refused_below = (None, 0) if self.sources.disk is None else self.sources.disk()
@@ -316,8 +317,8 @@ class AlertWatch:
                 await asyncio.sleep(0)
 
     def _is_concerned(self, organization: Organization, now: Mapping[Kind, Reading]) -> bool:
-        """Return whether this worker must check the alerts about the installation, such as a nearly full disk, for this
-        organization. It must do so if one of these alerts is open, or may begin.
+        """Return whether this worker must now check an organization's alerts about the installation, such as a nearly
+        full disk. Return True if one of these alerts is open, or may begin.
 
         Such an alert begins only for the operator's organizations, and for organizations that have a queue for alerts.
         Return False if another worker checks the organization's alerts.
@@ -335,13 +336,13 @@ class AlertWatch:
     async def _judge(
         self, subject: Subject, now: Mapping[Kind, Reading], facts: Mapping[str, int | str], at_ms: int
     ) -> None:
-        """Begin or end the alerts about one listener, API key or organization. `now` has the kinds of alerts to check,
-        and the present level of each kind's condition. The events about these alerts contain `facts`.
+        """Begin or end the alerts about the listener, API key or organization `subject`. `now` has the present reading
+        for each kind of alert to check. The events about alerts that begin or end contain `facts`.
         """
         triggers = self._triggers.setdefault(subject.id, {})
         for kind in now:
             recorded = self._directory.alerts.trigger(kind, subject.id)
-            # If another worker has changed the alert since this worker's previous check, use the recorded alert.
+            # If another worker has begun or ended the alert meanwhile, use the alert's state from the log.
             if kind not in triggers or not triggers[kind].agrees(recorded):
                 triggers[kind] = recorded
         before = {kind: replace(trigger) for kind, trigger in triggers.items()}
@@ -359,10 +360,10 @@ class AlertWatch:
     def _may_change(self, kind: Kind, subject: Subject, step: Step, at_ms: int) -> bool:
         """Return whether the alert is allowed to begin or end now. If not, the next check tries again.
 
-        The message about the alert's previous change must be put first. Only the newest change of an alert is
-        remembered, so the earlier message would otherwise be lost. Two rate limits can also delay an alert. One is for
-        alerts of an organization that begin. The other is for all changes of alerts about the installation, except
-        those of the operator's organizations.
+        Return False if the message about the alert's previous change is not put yet: that message would be lost,
+        because only the newest change of an alert is remembered. Return False also if a rate limit is reached. One
+        limit is for alerts of an organization that begin. The other is for alerts about the installation that begin or
+        end, except in the operator's organizations.
         """
         if not self._directory.alerts.is_told(kind, subject.id):
             return False
@@ -406,8 +407,8 @@ class AlertWatch:
             await self._messages.put(event)
 
     def _forget(self) -> None:
-        """Drop what this worker remembers of alerts that it does not check any more. These are alerts about deleted
-        listeners, API keys and organizations, and alerts that another worker checks now.
+        """Forget the alerts that this worker does not check any more: their listener, API key or organization was
+        deleted, or another worker checks them now.
         """
         state = self._directory
         for subject_id in list(self._triggers):

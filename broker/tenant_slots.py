@@ -14,12 +14,12 @@ from broker.errors import BrokerError
 
 
 class TenantSlots:
-    """A limit on requests, streams or tunnels that are open at the same time. Each of them holds one of `total` slots,
-    which tenants share.
+    """A limit on requests, streams or tunnels that are open at the same time. All tenants share `total` slots. Each
+    open request, stream or tunnel holds one slot.
 
-    A tenant that holds no slot gets any free slot. A tenant that holds *n* slots gets another one only if more than
-    `total`/2 + *n* slots are free. For example, of 8 slots, a tenant with one slot gets a second one if at least 6 are
-    free. So half of the slots are kept for tenants that hold none.
+    Half of the slots are reserved for tenants that hold no slot. Such a tenant gets its first slot if any slot is free.
+    A tenant that holds *n* slots gets another slot only if more than `total`/2 + *n* slots are free. For example, if
+    `total` is 8, a tenant with one slot gets a second slot if at least 6 slots are free.
 
     An organization can hold at most `each` slots. `tenant_of` maps an organization id to its tenant. `refusal` creates
     the error for an organization that gets no slot.
@@ -42,8 +42,8 @@ class TenantSlots:
 
     @contextmanager
     def slot(self, organization_id: str) -> Iterator[None]:
-        """Hold a slot for the organization inside the `with` block. Raises the error of `refusal` if the organization
-        gets no slot.
+        """Hold one of the shared slots for a request, stream or tunnel of the organization inside the `with` block.
+        Raises the error of `refusal` if the organization gets no slot.
         """
         tenant = self._tenant_of(organization_id)
         mine = self._tenants[tenant]

@@ -153,8 +153,8 @@ def list_deliveries(queue_id: str, listener_id: str, *, state: str | None = None
     all three.
 
     A pending delivery is not attempted yet, for example because of the message's `deliver_at`. A retrying delivery
-    waits for its next attempt. A parked delivery has no attempts left. The list leaves out most deliveries that have
-    failed for less than a minute, and most messages of the listener's backlog.
+    waits for its next attempt. A parked delivery is not attempted again until it is redriven. The list leaves out most
+    deliveries that have failed for less than a minute, and most messages of the listener's backlog.
     """
     # For each page, the server reads a whole partition of the topic `outstanding`, or more. So request large pages.
     query = {"limit": "1000"} | ({} if state is None else {"state": state})
@@ -260,8 +260,8 @@ def put_message(
     idempotency_key: str | None = None,
 ) -> Request[answers.PutAnswer]:
     """Put a message on a queue. `key` is the ordering key, and `deliver_at` the earliest time of delivery (RFC 3339).
-    If a put is repeated with the same `idempotency_key` within 24 hours, its message is stored only once. With None, a
-    new idempotency key is created.
+    If a put is repeated with the same `idempotency_key` within 24 hours, its message is stored only once. If
+    `idempotency_key` is None, the put gets a new random key.
     """
     said = {"name": name, "key": key, "deliver_at": deliver_at}
     body = {"data": data} | {field: value for field, value in said.items() if value is not None}
@@ -320,8 +320,8 @@ def get_message(queue_id: str, message_id: str) -> Request[answers.MessageAnswer
 def update_message(
     queue_id: str, message_id: str, data: str, *, if_match: str | None = None
 ) -> Request[answers.ChangedMessageAnswer]:
-    """Update a message's data. In the answer, a delivery is `delivered` if its listener already had the old data, and
-    `unknown` if Everput does not know that.
+    """Update a message's data. In the answer, a delivery has the state `delivered` if its listener already had the old
+    data. The state is `unknown` if Everput does not know whether the listener had the old data.
     """
     path = _queue(queue_id, "messages", message_id)
     return Request(
@@ -332,8 +332,8 @@ def update_message(
 def delete_message(
     queue_id: str, message_id: str, *, if_match: str | None = None
 ) -> Request[answers.ChangedMessageAnswer]:
-    """Delete a message. In the answer, a delivery is `delivered` if its listener already had the message, and `unknown`
-    if Everput does not know that.
+    """Delete a message. In the answer, a delivery has the state `delivered` if its listener already had the message.
+    The state is `unknown` if Everput does not know whether the listener had the message.
     """
     path = _queue(queue_id, "messages", message_id)
     return Request(method="DELETE", path=path, answer=answers.ChangedMessageAnswer, **{**_condition(if_match), **_ONCE})
@@ -355,8 +355,8 @@ def change_password(password: str, new_password: str) -> Request[answers.Account
 
 
 def unlink_identity(password: str) -> Request[answers.AccountAnswer]:
-    """Unlink the signed-in account from its OpenID Connect provider. The next sign-in with the provider links it again.
-    The account's other sessions end. `password` is the account's password in Everput.
+    """Unlink the signed-in account from its OpenID Connect provider. The next sign-in with the provider links the
+    account again. The account's other sessions end. `password` is the account's password in Everput.
     """
     path = "/v1/accounts/unlink"
     return Request(
@@ -570,10 +570,11 @@ def _keys(organization_id: str, *parts: str) -> str:
 
 
 def _condition(if_match: str | None) -> dict[str, Any]:
-    """Return the arguments of Request that make a request depend on the version `if_match`. Return an empty dict if
-    `if_match` is None.
+    """Return the arguments of Request for a request that has an effect only if the version is still `if_match`. Return
+    an empty dict if `if_match` is None.
 
-    Such a request is not repeatable: if a first try has changed the version, a second try would be refused.
+    A request with `if_match` is not repeatable: if the first try has changed the version, a second try would be
+    refused.
     """
     return {} if if_match is None else {"headers": {"if-match": if_match}, "repeatable": False}
 

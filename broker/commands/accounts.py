@@ -124,9 +124,9 @@ class AccountCommands:
         If `by_identity` is true, an OpenID Connect provider has signed the person in, and not a password.
 
         Raises AccountBlocked if the account is blocked by now. Raises WrongPassword if the account was deleted, or its
-        password was changed, after the password was checked. WrongPassword is also raised if the account's temporary
-        password was used or has expired. Raises Unavailable if the new session has ended already, for example because
-        the account started too many sessions at the same time.
+        password was changed, after the password was checked. Raises WrongPassword also if the account's temporary
+        password was used or has expired. Raises Unavailable if the new session has ended already: for example, newer
+        sessions of the account have replaced it.
         """
         token = keys.key_text(os.urandom(keys.RANDOM_BYTES), prefix=keys.SESSION_PREFIX)
         context = _without_organization(account.id, request_id)
@@ -147,7 +147,7 @@ class AccountCommands:
             if session is not None:
                 await self.end_session(session, request_id=request_id)
             raise WrongPassword(_WRONG)
-        # The new session may have ended already: newer sessions have replaced it, or all sessions of the account ended.
+        # The new session may have ended already: newer sessions replaced it, or all the account's sessions were ended.
         if session is None:
             raise Unavailable(
                 f"This new session has already ended. An account has at most {SESSIONS_MAX} sessions, and newer ones "
@@ -213,7 +213,7 @@ class AccountCommands:
         )
         if await record(self._control, self._view, event):
             return True
-        # If another request of this session has unlinked the account meanwhile, return True, too.
+        # Return True also if another request of this session has unlinked the account meanwhile.
         accounts = self._view.state.accounts
         now = accounts.by_id.get(account.id)
         return now is not None and now.identity is None and session.id in accounts.sessions
@@ -270,12 +270,12 @@ class AccountCommands:
     async def delete(self, account_id: str, *, even_if_last: bool = False, request_id: str = "") -> list[Organization]:
         """Delete the account, and return the organizations in which no owner can sign in any more.
 
-        Raises LastMember, and changes nothing, if there would be such an organization and `even_if_last` is not set.
-        Raises NotFound if there is no such account. Raises Unavailable if another request deleted the account during
-        this call, or if the account became the only owner of an organization who can sign in.
+        If there would be such an organization and `even_if_last` is not set, change nothing and raise LastMember.
+        Raises NotFound if there is no such account. Raises Unavailable if, during this call, another request deleted
+        the account, or the account became an organization's only owner who can sign in.
 
-        The account first leaves each organization with an event of its own. If the call fails after such an event, the
-        account still exists, but has left some or all organizations. Another call completes the deletion.
+        Before the deletion, the account leaves each organization, with one event for each. If the call fails after such
+        an event, the account still exists, but has left some or all organizations. Call again to complete the deletion.
         """
         await self._view.caught_up()
         left = [
@@ -293,7 +293,7 @@ class AccountCommands:
         event = ev.AccountDeleted(**event_fields(context), account_id=account_id, even_if_last=even_if_last)
         if not await self._record_of_account(event):
             raise Unavailable(
-                "While this request was running, another request deleted the account, or the account became an "
+                "This request did not delete the account: another request has deleted it already, or it is now an "
                 "organization's last owner who can sign in. The account has left its other organizations. Try again."
             )
         return left
@@ -313,11 +313,11 @@ class AccountCommands:
         return await self.delete(account.id, even_if_last=even_if_last, request_id=request_id)
 
     async def leave(self, context: Context, account_id: str, *, even_if_last: bool = False) -> None:
-        """Remove the account from the organization of the context.
+        """Remove the account from an organization.
 
-        Raises NotFound if the account is not a member. Raises LastMember if the account is the last owner who can sign
-        in, and `even_if_last` is not set. Raises Changed if the command's author is another member who is no owner any
-        more.
+        `context` names the organization and the author of the command. Raises NotFound if the account is not a member.
+        Raises LastMember if the account is the last owner who can sign in, and `even_if_last` is not set. Raises
+        Changed if the author is another member who is no owner any more.
         """
         event = ev.OrganizationLeft(**event_fields(context), account_id=account_id, even_if_last=even_if_last)
         if await record(self._control, self._view, event):
@@ -333,11 +333,11 @@ class AccountCommands:
         )
 
     async def change_role(self, context: Context, account_id: str, role: str) -> None:
-        """Give a member of the organization of the context another role.
+        """Give a member of an organization another role.
 
-        Raises Refused if the role does not exist, and NotFound if the account is no member. Raises LastMember if the
-        member is the last owner who can sign in, and `role` is not `owner`. Raises Changed if the author of the change
-        is no owner any more.
+        `context` names the organization and the author of the command. Raises Refused if the role does not exist, and
+        NotFound if the account is no member. Raises LastMember if the member is the last owner who can sign in, and
+        `role` is not `owner`. Raises Changed if the author is no owner any more.
         """
         check_role(role)
         if self._has_role(context.organization_id, account_id, role):
@@ -443,5 +443,5 @@ def _actor(account_id: str, request_id: str) -> str:
 
 
 def _without_organization(account_id: str, request_id: str) -> Context:
-    """Return the context (author and time) of an event that belongs to no organization."""
+    """Return the context (author, time and request id) of an event that belongs to no organization."""
     return Context(organization_id="", actor=_actor(account_id, request_id), request_id=request_id, at_ms=now_ms())

@@ -57,10 +57,10 @@ random_bits = _RandomBits().draw
 
 
 class Put:
-    """A message that is about to be stored. build() gives it an `id`, and a `name` if it has none. `count` is called
-    once, with the organization's id and the size of the message's record in bytes. `traceparent` names the trace span
-    to which the attempts to deliver the message will belong. The caller may change `traceparent` until build() is
-    called.
+    """A message that is about to be stored. build() gives it an `id`, and a `name` if it has none. The first call of
+    build() calls `count` with the organization's id and the size of the message's record in bytes. `traceparent` names
+    the trace span to which the attempts to deliver the message will belong. The caller may change `traceparent` until
+    build() is called.
     """
 
     __slots__ = (
@@ -138,7 +138,7 @@ class Put:
         value = encode(event)
         if self._count is not None:
             self._count(queue.organization_id, len(value))
-            # If the record does not fit into Kafka's batch, it is built again. Count the record's bytes only once.
+            # If the record does not fit into a batch, build() is called again. Count the record's bytes only once.
             self._count = None
         return made.encode(), value, queue.id.encode()
 
@@ -234,7 +234,7 @@ def new_batch(
             said = message.data, message.name, message.key
             puts.append(new_put(queue, *said, actor, request_id, message.deliver_at, count))
         except Refused as error:
-            if error.pointer is None:  # the error is about the queue, not about one message
+            if error.pointer is None:  # The error is about the queue, not about a message of the batch.
                 raise
             raise Refused(str(error), pointer=f"/messages/{number}{error.pointer}") from None
     return puts

@@ -177,8 +177,9 @@ class ReplayCommands:
 
     async def progress(self, replay: Replay) -> float:
         """Return the part of the replay that is done, from 0 to 1: the number of done offsets, divided by the number of
-        all offsets in the replay's range. An offset is done if it is below the committed offset of its partition. For a
-        cancelled replay, only the offsets in finished partitions are done.
+        all offsets in the replay's range. In a finished partition, all offsets are done. In another partition, the
+        offsets below the replay's committed offset are done. For a cancelled replay, only finished partitions count as
+        done.
 
         Raises LogUnavailable if Kafka does not answer.
         """
@@ -190,7 +191,7 @@ class ReplayCommands:
         if replay.ended == "finished" or not spans:
             return 1.0
         cursors: Mapping[int, Cursor] = {}
-        # Load committed offsets only for a replay that has not ended: workers delete the offsets of a cancelled replay.
+        # Workers delete the committed offsets of a cancelled replay. So load them only if the replay has not ended.
         if replay.ended is None:
             cursors = (await self._cursors.load([replay.id], spans)).get(replay.id, {})
         behind = sum(
@@ -216,8 +217,8 @@ class ReplayCommands:
         self, listener: Listener, begin: Sequence[int], end: Sequence[int], since_ms: int
     ) -> tuple[int, bool]:
         """Count the queue's messages in the offsets [begin, end) of each partition, without the deleted messages.
-        Return the number, and whether it is exact. `since_ms` is a time before these messages were put: the search for
-        deletions begins there.
+        Return the number, and whether it is exact. The search for deletions begins at `since_ms`, a time before these
+        messages were put.
         """
         queue_id, organization_id = listener.queue_id, listener.organization_id
         count, exact = await self._log.messages.count(queue_id, begin=begin, end=end, organization_id=organization_id)
@@ -229,19 +230,21 @@ class ReplayCommands:
     async def _choose(
         self, listener: Listener, begin: Sequence[int], end: Sequence[int], *, failed: bool
     ) -> tuple[tuple[int, ...], tuple[int, ...], list[list[int]]]:
-        """Choose the failed or undelivered messages in the offsets [begin, end) of each partition.
+        """Choose the messages of a replay in the offsets [begin, end) of each partition. If `failed` is true, choose
+        the messages that were attempted, but not accepted by the listener. Otherwise, choose all messages that the
+        listener has not accepted.
 
-        Return three values for each partition: a lower offset, an upper offset, and a list of offsets between the two.
-        The listener has not accepted the messages in the list. Messages below the lower offset are older than the
-        listener's start. Messages from the upper offset on have not been sent to the listener yet.
+        Return a lower offset, an upper offset and a list of offsets between the two, for each partition. The replay
+        delivers the messages below the lower offset, those in the list, and those from the upper offset on.
 
-        A replay of undelivered messages takes all three kinds of messages. A replay of failed messages takes only the
-        list, and the list then has only messages that were attempted.
+        Messages below the lower offset are older than the listener's start. Messages from the upper offset on were not
+        sent to the listener yet. If `failed` is true, the lower and the upper offset are the ends of the range, so the
+        replay delivers only the list.
         """
-        # Read `outstanding` after the committed offsets, so that a delivery that moves there meanwhile is not missed.
+        # A delivery may move to `outstanding` meanwhile. So read `outstanding` after the committed offsets, not before.
         cursors = (await self._cursors.load([listener.id], range(len(end)))).get(listener.id, {})
         stands = [listener.stands_at(cursors, partition) for partition in range(len(end))]
-        # The listener gets no message below its start offset. No message from its cursor's `top` on was sent to it yet.
+        # The listener gets no message below its start offset. Messages from its cursor's `top` on are not sent yet.
         never, untaken = (begin, end) if failed else (listener.start_offsets, [cursor.top for cursor in stands])
         before = tuple(min(max(pair), last) for *pair, last in zip(begin, never, end, strict=True))
         after = tuple(max(low, min(pair)) for low, *pair in zip(before, untaken, end, strict=True))

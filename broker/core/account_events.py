@@ -60,8 +60,8 @@ class AccountIdentityLinked(AccountEvent, frozen=True, kw_only=True, tag="accoun
     """The event which says that a person may now sign in to an account with an OpenID Connect provider.
 
     `subject` is the person's id at the provider `issuer`. The account's sessions end and its password stops working,
-    because somebody else may have registered the e-mail address. The event has no effect if the person is linked to an
-    account already, or the account to a person.
+    because somebody else may have registered the e-mail address. The event has no effect if the account is linked to a
+    person already, or if the person is linked to an account already.
     """
 
     issuer: str
@@ -155,8 +155,8 @@ class OrganizationLeft(Event, frozen=True, kw_only=True, tag="organization.left"
 class MemberRoleChanged(Event, frozen=True, kw_only=True, tag="member.role_changed"):
     """The event which says that a member of an organization got another role.
 
-    The event has an effect only if an owner or a command of the operator caused it. It has no effect if the member is
-    the only owner of the organization, or if all other owners are blocked.
+    The event has no effect if it was caused by an account that is no owner any more. It also has no effect if the
+    member is the only owner of the organization, or if all other owners are blocked.
     """
 
     urgent: ClassVar[bool] = True
@@ -183,7 +183,7 @@ class InvitationCreated(InvitationEvent, frozen=True, kw_only=True, tag="invitat
     token_sha256: str
     expires_at_ms: int
     role: str = "owner"
-    # The version is 2, so that an older program refuses the event: it would make every invited person an owner.
+    # Older programs would make every invited person an owner. They refuse this event, because its version is 2.
     v: int = 2
 
 
@@ -196,8 +196,8 @@ class InvitationRevoked(InvitationEvent, frozen=True, kw_only=True, tag="invitat
 class InvitationAccepted(InvitationEvent, frozen=True, kw_only=True, tag="invitation.accepted"):
     """The event which says that an account accepted an invitation and became a member of the organization.
 
-    The event has an effect only if the account is no member yet and the invitation is open. For example, an invitation
-    that was accepted or revoked, or has expired, is not open.
+    The event has no effect if the account is a member already. It also has no effect if the invitation is not open any
+    more: for example, it was revoked or has expired.
     """
 
     account_id: str
@@ -205,7 +205,7 @@ class InvitationAccepted(InvitationEvent, frozen=True, kw_only=True, tag="invita
 
 class VolumeRecorded(Event, frozen=True, kw_only=True, tag="volume.recorded"):
     """The event by which a process reports how many bytes it has stored for an organization. `bytes` counts from the
-    process's previous event of this kind about this organization. The process may have stored less, but not more.
+    process's previous event of this kind about this organization. It can include bytes that were not stored in the end.
     """
 
     urgent: ClassVar[bool] = True
@@ -228,7 +228,7 @@ class KeyCreated(Event, frozen=True, kw_only=True, tag="key.created"):
     scopes: tuple[str, ...]
     queue_ids: tuple[str, ...] | None = None
     expires_at_ms: int | None = None
-    # The version is 2, so that an older program refuses the event: it would permit all queues to every API key.
+    # Older programs would permit all queues to every API key. They refuse this event, because its version is 2.
     v: int = 2
 
 

@@ -17,7 +17,7 @@ from broker.core import events as ev
 SESSIONS_MAX: Final = 20
 EMAIL_CHARS_MAX: Final = 254  # limit of RFC 5321, 4.5.3.1.3
 # E-mail addresses are ASCII only, because comparing them must not depend on a version of Unicode.
-# This regular expression takes time up to the square of the text's length, so check the length first.
+# This regular expression takes up to n² steps for a text of n characters. So check the length first.
 _EMAIL = re.compile(r"[!-?A-~]+@[!-?A-~]+\.[!-?A-~]+")
 
 

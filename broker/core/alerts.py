@@ -26,9 +26,9 @@ from broker.core.event import Event
 # Every organization's queue for alerts has this name. No other queue can have it.
 ALERTS_QUEUE: Final = "everput.alerts"
 INTERVAL_MS: Final = 10 * 60_000
-# An alert of kind DOWN or FAILING ends, with a message, after the listener was healthy or replaying for this long.
+# If a listener was healthy or replaying for this long, its alert of kind DOWN or FAILING ends, with a message.
 BACK_MS: Final = 30_000
-# An alert of kind LAG, PARKED, SECRET, KEY or DISK ends after its level has been LOW for this long.
+# If the level of an alert of kind LAG, PARKED, SECRET, KEY or DISK was LOW for this long, the alert ends.
 CALM_MS: Final = 60_000
 SECRET_SOON_MS: Final = 3_600_000
 KEY_SOON_MS: Final = 3 * 86_400_000
@@ -47,16 +47,16 @@ class Kind(StrEnum):
     DISK = "disk.low"  # disk of the embedded Kafka
 
 
-# When an alert of kind DOWN or FAILING ends, Everput puts a message of this type.
+# This is the `type` in the message that Everput puts when an alert of kind DOWN or FAILING ends.
 BACK: Final = "listener.back"
 _HEALTH: Final = (Kind.DOWN, Kind.FAILING)
-# When an alert about an expiring secret or API key ends, Everput sends no message.
+# When an alert of kind SECRET or KEY ends, Everput puts no message.
 _SILENT_ENDS: Final = (Kind.SECRET, Kind.KEY)
 
 
 class Level(IntEnum):
     """The level of an alert's condition: HIGH if the alert should begin, LOW if it should end, BETWEEN if neither. OFF
-    means that the alert does not apply, for example because it is switched off: if it has begun, it ends without a
+    means that the alert does not apply, for example because it is switched off. An open alert then ends without a
     message.
     """
 
@@ -256,7 +256,7 @@ class Trigger:
                 self.open = False
                 return Step.END
             return None
-        # abs() lets the alert begin even if a wrong clock has set `begun_at_ms` far into the future.
+        # If a wrong clock has set `begun_at_ms` far into the future, abs() lets the alert begin nevertheless.
         rested = not self.begun_at_ms or abs(at_ms - self.begun_at_ms) >= INTERVAL_MS
         if level is Level.HIGH and lasted_ms >= reading.hold_ms and rested:
             self.open, self.begun_at_ms = True, at_ms
@@ -289,7 +289,7 @@ def steps(triggers: Mapping[Kind, Trigger], now: Mapping[Kind, Reading], at_ms: 
 class Episode:
     """The newest episode of an alert: from its beginning (the event AlertRaised) to its end (the event AlertCleared).
     `latest` is the newer of these events in the log. `told` is True if Everput has put the message about `latest` on
-    the queue `everput.alerts`, or if no message about `latest` is wanted.
+    the queue `everput.alerts`, or puts none about this event.
     """
 
     latest: AlertEvent

@@ -87,7 +87,7 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     rate_per_s: float | None = None
     timeout_ms: int = 15_000  # time limit of one attempt
     max_attempts: int | None = None
-    # A delivery is parked if an attempt fails at least this many seconds after its first attempt or its last redrive.
+    # If an attempt fails this long (or longer) after the first attempt or the last redrive, the delivery is parked.
     max_age_s: int = 72 * 3600
     headers: dict[str, str] = {}
     sealed_headers: dict[str, str] = {}
@@ -135,8 +135,8 @@ class ListenerUpdated(Event, frozen=True, kw_only=True, tag="listener.updated"):
 class ListenerSecretRotated(Event, frozen=True, kw_only=True, tag="listener.secret_rotated"):
     """The event which says that a listener got a new signing secret.
 
-    `sealed_secret` is the new secret, encrypted. Requests are also signed with former secrets, but not after
-    `former_end_at_ms`.
+    `sealed_secret` is the new secret, encrypted. Until `former_end_at_ms`, requests are also signed with the listener's
+    former secrets.
     """
 
     urgent: ClassVar[bool] = True
@@ -174,7 +174,8 @@ class ListenerRedriven(Event, frozen=True, kw_only=True, tag="listener.redriven"
     and time again.
 
     With `message_ids`, the redrive concerns only the deliveries of these messages. Without `message_ids`, it concerns
-    all retrying and parked deliveries of the listener.
+    all retrying and parked deliveries of the listener. A retrying delivery that is still in a worker's memory is only
+    attempted earlier: its earlier attempts and its age still count.
     """
 
     listener_id: str
@@ -184,7 +185,7 @@ class ListenerRedriven(Event, frozen=True, kw_only=True, tag="listener.redriven"
 class ListenerRedrivesCancelled(Event, frozen=True, kw_only=True, tag="listener.redrives_cancelled"):
     """The event which says that all earlier redrives of a listener (the events `listener.redriven`) were cancelled.
 
-    A delivery that was redriven, but not attempted since, is parked or retrying again.
+    If a redriven delivery was not attempted since the redrive, it is parked or retrying again, as before the redrive.
     """
 
     urgent: ClassVar[bool] = True
@@ -228,7 +229,7 @@ class ReplayStarted(ReplayEvent, frozen=True, kw_only=True, tag="replay.started"
 
 class ReplayAdvanced(ReplayEvent, frozen=True, kw_only=True, tag="replay.advanced"):
     """The event which says that a replay has finished in these partitions: every delivery there is delivered, parked or
-    cancelled. The whole replay has finished when each partition was in an event of this kind.
+    cancelled. When events of this kind have named all partitions, the whole replay has finished.
     """
 
     partitions: tuple[int, ...]
@@ -253,9 +254,9 @@ class ReplayCancelled(ReplayEvent, frozen=True, kw_only=True, tag="replay.cancel
 
 
 class LogDamaged(Event, frozen=True, kw_only=True, tag="log.damaged"):
-    """The event which says that a range of the log is damaged: no replica has unaltered copies of its records.
-    `first_offset` and `last_offset` both belong to the range. The event has no effect if this range is already recorded
-    as damaged, or if it was given up as lost.
+    """The event which says that a range of the log is damaged: some of its records are missing, or no replica has an
+    intact copy of them. `first_offset` and `last_offset` both belong to the range. The event has no effect if this
+    range is already recorded as damaged, or if it was given up as lost.
 
     `topic` is the name of the topic without the prefix of the installation's topics.
     """

@@ -44,8 +44,8 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 def _queue_values(queue: Queue) -> list[Any]:
-    """Return the values of a queue from which its checksum is computed. Of its listeners, the values contain only the
-    ids, because each listener has a checksum of its own.
+    """Return the values of a queue from which its checksums are computed. The values contain only the ids of the
+    queue's listeners, because each listener has checksums of its own.
     """
     return [
         *(queue.id, queue.organization_id, queue.name, queue.created_at_ms, [*queue.listeners], queue.version),
@@ -116,8 +116,8 @@ def fields_hash() -> str:
 
 def digests(directory: Directory) -> dict[str, str]:
     """Return checksums of the fields of each account, session, organization, API key, invitation, queue, listener and
-    replay. The result maps a kind and id, such as `queue <id>`, to the checksums of this item's fields. difference()
-    compares the checksums of one item from two results.
+    replay. The result maps the kind and the id of an item, such as `queue <id>`, to a text with the checksums of the
+    item's fields. difference() compares two such texts of the same item.
     """
     things: dict[str, Iterable[Any]] = {
         "account": directory.accounts.by_id.values(),
@@ -137,9 +137,9 @@ def digests(directory: Directory) -> dict[str, str]:
 
 
 def difference(thing: str, one: str, other: str) -> tuple[str, str, str] | None:
-    """Compare two digests of the same item: the checksums of its fields. Return the name of the first field that
-    differs, with both checksums. Return None if no field differs, or if the digests come from programs with different
-    fields.
+    """Compare two digests of the same item, which digests() has returned in two processes. Return the name of the first
+    field that differs, with both checksums. Return None if no field differs, or if a digest does not have one checksum
+    for each field.
     """
     names = _FIELDS.get(thing.partition(" ")[0], ())
     if not len(one) == len(other) == len(names) * _CRC_CHARS:

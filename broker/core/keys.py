@@ -41,7 +41,7 @@ SCOPES: Final[Mapping[str, str]] = {
     "audit": "read the organization's whole log, with the data of every message but no secrets",
 }
 SCOPES_WHOLE: Final = ("queues", "messages", "keys", "audit")  # these four include all other scopes
-# the scopes that an API key may have if it is restricted to some queues
+# An API key that is restricted to some queues may have only these scopes.
 SCOPES_OF_QUEUES: Final = ("queues", "queues:read", "queues:operate", "messages", "messages:read", "messages:put")
 QUEUES_MAX: Final = 100  # queues of a restricted key
 _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -62,8 +62,9 @@ def key_text(random: bytes, *, prefix: str = PREFIX) -> str:
 
 
 def is_key(text: str, *, prefix: str = PREFIX) -> bool:
-    """Return whether a text has the form of an API key, including its checksum. With another `prefix`, check the form
-    of a token of a session or invitation instead. A text without the form is refused without a look-up.
+    """Return whether a text has the form of an API key: its prefix, length and checksum are right. With another
+    `prefix`, check the form of a session's or invitation's token instead. If the form is wrong, the caller can refuse
+    the text without a look-up.
     """
     if len(text) != _LENGTH or not text.startswith(prefix) or not text.isascii():
         return False
@@ -71,8 +72,8 @@ def is_key(text: str, *, prefix: str = PREFIX) -> bool:
 
 
 def covers(scopes: Collection[str], scope: str) -> bool:
-    """Return whether these scopes include a scope, directly or by a larger scope, as `messages` includes
-    `messages:put`.
+    """Return whether these scopes include a scope, directly or as a part of a larger scope. For example, `messages`
+    includes `messages:put`.
     """
     return scope in scopes or scope.partition(":")[0] in scopes
 

@@ -30,8 +30,10 @@ class MessagePut(Event, frozen=True, kw_only=True, tag="message.put"):
 
 
 class PutClaimed(Event, frozen=True, kw_only=True, tag="put.claimed"):
-    """The event which says that a request with an Idempotency-Key is about to put its messages. While the key is in
-    use, several such events may have the same key and `number`. Only the first of them has an effect.
+    """The event which says that a request with an Idempotency-Key is about to put its messages (a claim of the key).
+    The claim with `number` 1 holds the key for 24 hours. If its process does not put the messages in time, a claim with
+    the next number takes the key over. If several claims of the key have the same number, only the first of them has an
+    effect.
 
     `digest` is the SHA-256 of the organization and the Idempotency-Key. `body_sha256` is the SHA-256 of the values that
     a repeated request must have in common with the first.
@@ -41,11 +43,11 @@ class PutClaimed(Event, frozen=True, kw_only=True, tag="put.claimed"):
     queue_id: str
     digest: str
     body_sha256: str
-    ids_at_ms: int  # the time in the messages' ids, whose random bits are computed from `ids_seed`
+    ids_at_ms: int  # the time in the ids of the messages; `ids_seed` gives the random bits of the ids
     ids_seed: str
     partition: int
     number: int = 1
-    of: str = ""  # the id of the first claim of the same Idempotency-Key; empty in the first claim itself
+    of: str = ""  # the `claim_id` of the key's claim with number 1; empty in that claim itself
 
 
 class MessageChange(Event, frozen=True, kw_only=True):
@@ -79,8 +81,8 @@ class MessageDeleted(MessageChange, frozen=True, kw_only=True, tag="message.dele
 
 
 class ChangeApplied(Event, frozen=True, kw_only=True, tag="change.applied"):
-    """The event which says that the worker that owns a message's partition has processed an update or deletion of the
-    message.
+    """The event which says that a worker has processed an update or deletion of a message. The worker owns the
+    message's partition.
 
     `applied` is False if the update or deletion has no effect. `listeners` has the id of each listener that gets the
     message, with the state of the delivery at that time. The state is `unknown` if it is not certain.
@@ -105,11 +107,12 @@ class PartitionTakenOver(Event, frozen=True, kw_only=True, tag="partition.taken_
 
 
 class PartitionHandedOver(Event, frozen=True, kw_only=True, tag="partition.handed_over"):
-    """The event which says that a worker has given up a partition after it has written all results.
+    """The event which says that a worker has given up a partition. Before, the worker has written all results of its
+    attempts.
 
-    If an earlier owner of the partition crashed, it may have sent messages below the offset `in_doubt_below` without
-    recording the attempts. All updates and deletions below the offset `changes_below` of the topic `changes` were
-    processed.
+    Messages below the offset `in_doubt_below` may have been sent by an earlier owner of the partition that crashed
+    before it recorded the attempts. All updates and deletions below the offset `changes_below` of the topic `changes`
+    were processed.
     """
 
     partition: int
@@ -121,8 +124,8 @@ class DeliveriesSettled(Event, frozen=True, kw_only=True, tag="deliveries.settle
     """The event of one or more deliveries to one listener that were accepted at the first attempt.
 
     Each row is (offset of the message, time of its acceptance, HTTP status, duration of the attempt in ms). `waited_ms`
-    has one number for each row: how many ms passed from the message's put, or from its `deliver_at_ms`, until it was
-    accepted.
+    has one number for each row: how many ms passed from the message's put, or from its `deliver_at_ms` if it has one,
+    until the message was accepted.
     """
 
     listener_id: str
@@ -153,20 +156,22 @@ class DeliveryAttempted(Event, frozen=True, kw_only=True, tag="delivery.attempte
     waited_ms: int | UnsetType = UNSET  # set if the attempt was accepted
 
 
-# A row for an attempt: message's offset, number, stored answer's id, partition and time, ms of DNS, connecting, TLS.
+# An attempt: message offset, attempt number, answer id, answer partition, answer time, DNS ms, connecting ms, TLS ms.
 # In a row for an attempt, the ms of a step are None if the step was absent, for example without TLS.
 # In a row for an attempt, the id of the stored answer is empty if no answer is stored.
 AnsweredAttempt = tuple[int, int, str, int, int, int | None, int | None, int | None]
-# A row for a stored answer: answer_id, status, headers, body, whether the body was cut, URL, and request headers.
+# A stored answer: answer id, status, headers, body, whether the body was cut, request URL, request headers.
 KeptAnswer = tuple[str, int, tuple[tuple[str, str], ...], str, bool, str, tuple[tuple[str, str], ...]]
 
 
 class AnswersKept(Event, frozen=True, kw_only=True, tag="answers.kept"):
-    """The event that stores answers of a listener to failed attempts, in the topic `deliveries`. A worker stores a
-    repeated answer about once a minute, and a limited number of different answers.
+    """The event that stores answers of a listener to failed attempts, in the topic `deliveries`. The event also stores
+    how long the DNS look-up, connecting and TLS took. A worker stores a repeated answer only about once a minute, and a
+    limited number of different answers.
 
-    Each of `attempts` refers to its answer by three values: the answer's id, the partition of the event that holds the
-    answer, and the time at which the answer was stored. The id is empty if no answer is stored for the attempt.
+    Each attempt in `attempts` refers to its answer by three values: the answer's id, the partition of the event that
+    holds the answer, and the time at which the answer was stored. The id is empty if no answer is stored for the
+    attempt.
     """
 
     listener_id: str
@@ -196,10 +201,11 @@ class ListenerTested(Event, frozen=True, kw_only=True, tag="listener.tested"):
     answers: tuple[KeptAnswer, ...]
 
 
-# A row of statistics: minute, queue_id, listener_id, put, delivered, parked, sum of waited_ms, failures, histogram.
+# A row of statistics: minute, queue_id, listener_id, put, delivered, parked, sum of `waited_ms`, failures, histogram.
 # In a row of statistics, `failures` counts the failed attempts by HTTP status or error.
 # In a row of statistics, the histogram has the number of deliveries in each range of `waited_ms`.
-# The `waited_ms` of a delivery is the time from the message's `deliver_at`, or else its put, to the acceptance.
+# `waited_ms` is the time from the message's put, or from its `deliver_at`, until the listener accepted the message.
+# If an attempt failed after a redrive, `waited_ms` is the time from the redrive until the message was accepted.
 StatisticsRow = tuple[int, str, str, int, int, int, int, dict[str, int], tuple[int, ...]]
 
 
@@ -207,8 +213,8 @@ class StatisticsCounted(Event, frozen=True, kw_only=True, tag="statistics.counte
     """The event which says that some ranges of the log were counted for the statistics. The topic `statistics` stores
     the event, with the counts of each minute.
 
-    The process that wrote this event had read all records of `statistics` before the offset `after`. Each range is
-    (topic, partition, first offset, offset after the last, minute of the newest record).
+    `after` is an offset of `statistics`: the process that wrote this event had read all records before it. Each range
+    is (topic, partition, first offset, offset after the last, minute of the newest record).
     """
 
     after: int
@@ -227,9 +233,9 @@ class KeptDelivery(Event, frozen=True, kw_only=True):
     """The base class of the events of the topic `outstanding`: a delivery that waits or is parked. The event has a copy
     of the message, unless the message can't be read or decoded.
 
-    `number` counts the attempts made. `forgiven` counts the attempts before the last redrive, which no longer count
-    against the limit of attempts. `redrives` is how many redrives of the listener the worker had seen when it wrote the
-    event. Later redrives that concern the message apply to this delivery.
+    `number` counts all attempts made. `forgiven` counts the attempts before the last redrive: they no longer count
+    against the limit of attempts. `redrives` counts the redrives of the listener that this event takes into account
+    already. A later redrive applies to the delivery if it concerns the message.
     """
 
     listener_id: str

@@ -28,8 +28,8 @@ class Replay:
 
     `only` says which messages it delivers: `all`, `failed` or `undelivered`. The range begins at `start_offsets` and
     ends before `end_offsets`, with one offset for each partition. If `picked` is None, the replay delivers all messages
-    of the range. Otherwise, it delivers only the messages before `before_offsets`, those at the offsets in `picked`,
-    and those from `after_offsets` on.
+    of the range. Otherwise, it delivers three kinds of messages in each partition: messages before the partition's
+    offset in `before_offsets`, messages at the offsets in `picked`, and messages from the offset in `after_offsets` on.
     """
 
     id: str
@@ -57,8 +57,8 @@ class Replay:
     ended_at_ms: int | None = None
 
     def chooser(self, partition: int) -> Callable[[int], bool] | None:
-        """Return a function that tells, for an offset in the replay's range of this partition, whether the replay
-        delivers the message there. Return None if the replay delivers all messages of its range.
+        """Return a function that takes an offset of this partition, and returns whether the replay delivers the message
+        at this offset. Return None if the replay delivers all messages of its range.
         """
         if self.picked is None:
             return None
@@ -188,8 +188,8 @@ def _changed(replay: Replay, event: ev.ReplayEvent) -> Replay:
 
 
 def pick(offsets: Sequence[int]) -> str:
-    """Pack ascending offsets into a short text, which holds the first offset, and then the distance of each offset from
-    the one before.
+    """Pack ascending offsets into a short text. The text has the first offset, and then the difference between each
+    offset and the offset before it.
     """
     return pack([*offsets[:1], *(high - low for low, high in pairwise(offsets))])
 

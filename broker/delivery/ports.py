@@ -44,8 +44,8 @@ class LogReader(Protocol):
         there. Raises OffsetTooOld if Kafka has deleted the record at `offset`, or if the partition ends before
         `offset`. Raises LogDamaged if no copy of the records is intact, and LogUnavailable if Kafka does not answer.
 
-        `worth` is called with the fetched bytes. If it returns False, no record in the bytes is wanted, and the records
-        may be left out.
+        `worth` can save time: it is called with the fetched bytes, and returns whether the caller wants any record in
+        them. If `worth` returns False, the records may be left out.
         """
 
     def walk(
@@ -114,10 +114,10 @@ class Changes(Protocol):
         """
 
     def since(self, partition: int, at_ms: int, begin: int, end: int) -> AsyncIterator[tuple[int, int, MessageChange]]:
-        """Yield the updates and deletions of messages that were recorded at the time `at_ms` or later, each as (offset,
-        time of its record in ms, event). Read only from offset `begin` to before `end` of the topic `changes`. Some
-        earlier changes may be yielded, too. Unreadable changes are left out. Raises LogUnavailable if Kafka does not
-        answer.
+        """Yield the updates and deletions of messages that were recorded at the time `at_ms` or later. Each is a tuple
+        (offset, time of its record in ms, event). Read the topic `changes` only from offset `begin` to before `end`. A
+        few changes from before `at_ms` may be yielded, too. Unreadable changes are left out. Raises LogUnavailable if
+        Kafka does not answer.
         """
 
     async def at(self, partition: int, offset: int) -> MessageChange | None:
@@ -157,17 +157,17 @@ class Membership(Protocol):
     async def start(self, gained: Gained, given_up: GivenUp) -> None:
         """Join the consumer group. Raises LogUnavailable if Kafka does not answer.
 
-        `gained` is called when partitions are assigned; reading starts only with `begin()`. `given_up` is awaited
-        before Kafka may assign the partitions to another member. If it takes longer than the session timeout, Kafka
-        does not wait for its end.
+        `gained` is called when partitions are assigned to this member. Reading starts only when begin() is called.
+        `given_up` is awaited before Kafka assigns the partitions to another member. If `given_up` takes longer than the
+        session timeout, Kafka does not wait for its end.
         """
 
     async def stop(self) -> None:
         """Leave the consumer group, so that other members take the partitions over immediately."""
 
     def begin(self, offsets: Mapping[int, int]) -> None:
-        """Read these partitions, each from the given offset on. Other partitions are read as before. Partitions that
-        are not assigned to this member are left out.
+        """Read these partitions, each from the given offset on. Ignore a partition that is not assigned to this member.
+        Continue to read other partitions as before.
         """
 
     async def read(self) -> Mapping[int, Iterable[Record]]:
@@ -178,11 +178,12 @@ class Membership(Protocol):
         """
 
     async def confirm(self, offsets: Mapping[int, int], notes: Mapping[int, str] = ...) -> None:
-        """Ask Kafka whether this member still owns its partitions, by committing `offsets`. Raises NoMember if the
-        member has lost its partitions. Raises LogUnavailable if Kafka does not answer, or if `offsets` is empty.
+        """Ask Kafka whether this member still owns its partitions: commit `offsets` for the consumer group, which Kafka
+        accepts only from a current member. Raises NoMember if the member has lost its partitions. Raises LogUnavailable
+        if Kafka does not answer, or if `offsets` is empty.
 
-        `offsets` has an offset for each partition, which also shows operators the consumer group's lag. `notes` has a
-        text for each partition, which the partition's next owner gets from notes().
+        `offsets` has an offset for each partition. The committed offsets also show operators the consumer group's lag.
+        `notes` has a text for each partition. The partition's next owner gets this text from notes().
         """
 
     async def notes(self, partitions: Iterable[int]) -> dict[int, str]:
@@ -191,9 +192,9 @@ class Membership(Protocol):
         """
 
     async def share(self, partitions: Collection[int]) -> Share:
-        """Return the fraction of all partitions that this worker owns, the number of workers that own partitions, and
-        this worker's place among these workers (0 for the first). Raises LogUnavailable if Kafka does not answer, or
-        during a rebalance.
+        """Return three numbers: the fraction of all partitions that this worker owns, the number of workers that own
+        partitions, and this worker's place among these workers (0 for the first). Raises LogUnavailable if Kafka does
+        not answer, or during a rebalance.
         """
 
 

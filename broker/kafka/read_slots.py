@@ -24,7 +24,7 @@ COUNT_READS_MAX: Final = 16  # reads of 1 MiB, per partition
 
 class ReadSlots:
     """A limit on large reads of Kafka for API requests. At most `at_once` large reads run at the same time, and at most
-    `each` of one tenant. If a tenant has more requests, the requests wait in the order of their arrival.
+    `each` large reads of one tenant. Further reads wait. The reads of one tenant begin in the order of their arrival.
 
     `tenant_of` maps an organization to its tenant, which is the account that created it. By default, each organization
     is its own tenant.
@@ -34,7 +34,7 @@ class ReadSlots:
         self._all = asyncio.Semaphore(at_once)
         self._each = each
         self._wait_s = wait_s
-        # By tenant: a semaphore for the tenant's reads, and a list with one None for each read that waits or runs.
+        # By tenant: a semaphore for its reads, and a list whose length is the number of its waiting and running reads.
         self._of: dict[str, tuple[asyncio.Semaphore, list[None]]] = {}
         self.tenant_of: Callable[[str], str] = lambda organization_id: organization_id
 

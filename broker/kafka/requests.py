@@ -53,9 +53,9 @@ class KafkaRequests:
         self.groups = KafkaGroups(self)
         self._compacted = {topics_of(kafka).outstanding.name}
         self.bad_copies: dict[tuple[str, int, int, int | None], None] = {}  # (topic, partition, offset, broker)
-        # This function is called for each unreadable range that a read finds. None if nobody needs the ranges.
+        # on_damage() is called with each unreadable range that a read finds. It is None if nobody needs the ranges.
         self.on_damage: Callable[[LogDamaged], None] | None = None
-        # This function returns True if an unreadable range was deleted, or if an operator has given it up as lost.
+        # given_up() returns True if an unreadable range was deleted, or if an operator has given the range up as lost.
         self.given_up: Callable[[LogDamaged], bool] = lambda _: False
 
     async def start(self, topics: Iterable[str]) -> None:
@@ -132,8 +132,8 @@ class KafkaRequests:
         """Read records from this offset on: as many as fit into `bytes_max`, but at least one if there is any.
 
         Every record batch is checked, and the result ends before a damaged batch. If the first batch is damaged in the
-        leader's copy, the followers are asked. The function `worth` gets the fetched bytes, unless they are compressed.
-        If `worth` returns False, the records in these bytes are skipped without parsing.
+        leader's copy, it is read from a follower. The function `worth` can save time: it gets the fetched bytes, unless
+        they are compressed. If `worth` returns False, the records in these bytes are skipped without parsing.
 
         Raises LogDamaged if the first batch is damaged on every replica. To read on, begin after the last offset that
         the error names. Raises OffsetTooOld if Kafka has deleted this offset, or if the partition ends before it.
@@ -215,8 +215,8 @@ class KafkaRequests:
     ) -> None:
         """Check the followers' copies of the offsets [offset, end), and record the damaged copies in `bad_copies`.
 
-        If a follower's copy is shorter, check it up to its own end. If a follower does not answer, skip the rest of its
-        copy. After each read, the function `seen` gets the broker's id and the result of the read.
+        If a follower's copy ends before `end`, check this copy up to its own end. If a follower does not answer, skip
+        the rest of its copy. After each read, the function `seen` gets the broker's id and the result of the read.
         """
         leader = self.leader(topic, partition)
         for node in [node for node in self._copies(topic, partition) if node != leader]:
@@ -260,11 +260,12 @@ class KafkaRequests:
         return LogDamaged(topic, partition, first, last)
 
     async def _next_readable(self, topic: str, partition: int, offset: int, end: int) -> int:
-        """Return the first offset after a damaged batch from which Kafka can return an intact batch. Return the end
-        offset if there is no such offset.
+        """Return the first offset after a damaged batch from which Kafka can return an intact batch. Return `end` if
+        there is no such offset.
 
-        If the length field of the damaged batch is wrong, Kafka can read on only at the next entry of its offset index.
-        The offset is found by a binary search, which assumes that all later offsets are readable, too.
+        If the length field of the damaged batch is wrong, Kafka can't find the next batch: it can read only from the
+        next entry of its offset index on. A binary search finds the offset. The search assumes that all offsets after
+        it are readable.
         """
         leader, holes = self._leader(topic, partition), topic in self._compacted
 
@@ -300,8 +301,8 @@ class KafkaRequests:
         pass_damaged: bool = False,
         pass_given_up: bool = False,
     ) -> AsyncIterator[Record]:
-        """Yield the records at the offsets [offset, end), one read at a time. All offsets up to `end` must exist. A new
-        leader may lack the newest of them for a moment. Then wait up to `timeout_ms` for these offsets.
+        """Yield the records at the offsets [offset, end), one read at a time. All offsets up to `end` must exist. If a
+        new leader lacks the newest offsets for a moment, wait for them, up to `timeout_ms`.
 
         Raises LogUnavailable if Kafka does not answer, or does not have the offsets in time. Raises LogDamaged for an
         unreadable range. With `pass_damaged`, unreadable ranges are skipped instead. With `pass_given_up`, unreadable
@@ -314,7 +315,7 @@ class KafkaRequests:
             log.warning("log.passed error=%s", damage)
 
         patience_s = self._timeout_ms / 1000
-        # This scan reads only when the caller asks for more. So nothing must be closed if the caller stops early.
+        # This scan never reads ahead. So if the caller stops early, there is no read in progress to cancel.
         async for fetched in scan(self, topic, partition, offset, end, damaged=damaged, patience_s=patience_s):
             for record in fetched.records:
                 yield record
@@ -354,7 +355,7 @@ class KafkaRequests:
                         last = error
                     failed()
                     await asyncio.sleep(_RETRY_PAUSE_S)
-                    # The update of the metadata can be slow, too, so it must end within the timeout of this call.
+                    # The update of the metadata can be slow, too. So the timeout of this call includes it.
                     await self.client.force_metadata_update()
         except TimeoutError:
             # Ask now which brokers lead the partitions: aiokafka itself would ask only after five minutes.

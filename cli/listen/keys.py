@@ -105,15 +105,15 @@ def is_ours(descriptor: int) -> bool:
         return False
     try:
         return os.tcgetpgrp(descriptor) == os.getpgrp()
-    # The file is a terminal, but not the one that controls this process. So reading does not stop this process.
+    # This terminal does not control this process. So the system does not stop this process when it reads.
     except OSError:
         return True
 
 
 @contextlib.contextmanager
 def keys(descriptor: int, pressed: Callable[[str], None]) -> Iterator[None]:
-    """Call `pressed` with each key inside the `with` block. Ctrl-C keeps its meaning. Restore the terminal
-    afterwards.
+    """Inside the `with` block, call `pressed` with each pressed key. Ctrl-C still interrupts the program. At the end of
+    the block, restore the terminal.
     """
     loop = asyncio.get_running_loop()
 

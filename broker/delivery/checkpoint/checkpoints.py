@@ -71,12 +71,12 @@ class Checkpoints:
         self._partitions = partitions
         self._dispatchers = dispatchers
         self._metrics = metrics
-        # `confirm` asks Kafka whether the worker still owns its partitions, because only an owner may commit offsets.
+        # `confirm` asks Kafka whether the worker still owns its partitions. Only the owner of a partition may commit.
         self._confirm = confirm
         self._count = count
         self.stored_at_s: dict[str, float] = {}  # when each listener was last committed
         self._dirty: set[Stream] = set()
-        # By listener id: the partitions whose offsets must be committed although no delivery has changed.
+        # By listener id: the partitions whose offset must be committed, even if no delivery has changed.
         self._changed: dict[str, set[int]] = {}
         # The encoded results of attempts that are not written to Kafka yet, by partition.
         self._outcomes: dict[int, list[tuple[bytes, bytes | None]]] = {}
@@ -86,16 +86,16 @@ class Checkpoints:
         self._hurried = False
 
     def touched(self, stream: Stream) -> None:
-        """Include a delivery stream (one partition's deliveries to one listener) in the next checkpoint. The stream of
-        a slow or failing listener may have to wait for a later checkpoint.
+        """Include a delivery stream (one partition's deliveries to one listener) in the next checkpoint. If the
+        listener is slow or failing, a later checkpoint may include the stream instead.
         """
         stream.dirty = True
         self._dirty.add(stream)
 
     def changed(self, listener_id: str, partitions: Iterable[int] | None = None) -> None:
         """Commit a listener's offsets in these partitions at the next checkpoint, even if no delivery has changed. For
-        example, the metadata of the offsets must say that the listener went down. If `partitions` is None, use all
-        partitions of the worker. A slow or failing listener may have to wait for a later checkpoint.
+        example, the listener went down, and the metadata of its offsets must say so. If `partitions` is None, use all
+        partitions of the worker. If the listener is slow or failing, a later checkpoint may commit its offsets.
         """
         self._changed.setdefault(listener_id, set()).update(self._partitions if partitions is None else partitions)
 
@@ -106,20 +106,20 @@ class Checkpoints:
         self._metrics.removed(listener_id)
 
     async def last(self) -> None:
-        """Make the final checkpoint before a hand-over (none if `suspended` is true). Then check that the worker still
-        owns its partitions. Raises LogUnavailable if the checkpoint or the check fails.
+        """Make the final checkpoint before a hand-over, except if `suspended` is true. Then ask Kafka whether the
+        worker still owns its partitions. Raises LogUnavailable if the checkpoint fails, or if Kafka does not confirm.
         """
         self._hurried = True
         try:
             await self.checkpoint()
-            # Ask Kafka whether the worker still owns its partitions: a checkpoint with no commit may not have asked.
+            # If the checkpoint committed nothing, it did not ask whether the worker owns its partitions. So ask now.
             await self._confirm()
         finally:
             self._hurried = False
 
     async def once_more(self) -> None:
-        """Commit the worker's newest committed offsets once more, before the partitions are handed over. A delayed
-        commit of an earlier owner may have replaced an offset by a lower one. Errors are ignored.
+        """Repeat the newest commits before the partitions are handed over: a delayed commit of an earlier owner may
+        have replaced an offset by a lower one. Errors are ignored.
         """
         dispatchers = [
             dispatcher for dispatcher in self._dispatchers.values() if dispatcher.listener.id in self.stored_at_s
@@ -164,9 +164,9 @@ class Checkpoints:
             )
 
     async def checkpoint(self, *, pause_s: float = 0.0) -> None:
-        """Write the results of attempts to the topic `deliveries`. Then commit the listeners' offsets that have changed
-        and are due, with a pause of `pause_s` seconds after every few commits. Raises LogUnavailable if Kafka has not
-        stored everything, or if the worker no longer owns its partitions. The next checkpoint then tries again.
+        """Write the results of attempts to the topic `deliveries`. Then commit the listeners' changed offsets (not all:
+        see _may_wait()). Pause `pause_s` seconds after every few commits. Raises LogUnavailable if Kafka has not stored
+        everything, or if the worker no longer owns its partitions. The next checkpoint then tries again.
         """
         async with self.quiet:
             if self.suspended:
@@ -180,7 +180,7 @@ class Checkpoints:
                 await self._outstanding.flush()
                 await self._outstanding.note()
                 refused = await self._store(cursors, pause_s=pause_s)
-            # If this checkpoint fails or is cancelled, the next one must commit the offsets of this one.
+            # If this checkpoint fails or is cancelled, its offsets must be committed by the next checkpoint.
             except BaseException:
                 self._failed(streams, cursors)
                 raise
@@ -224,9 +224,9 @@ class Checkpoints:
                 self.touched(stream)
 
     def _note_stored(self, listener_ids: Iterable[str], at_s: float) -> None:
-        """Record that the listeners' offsets were committed at `at_s`. After a listener's first commit, record an
-        earlier time, from the `low_priority_s` seconds before `at_s`. These times are spread, so that the next commits
-        of slow and failing listeners are not all due in the same checkpoint.
+        """Record that the listeners' offsets were committed at the time `at_s`. For a listener's first commit, record a
+        time that is up to `low_priority_s` seconds earlier, and not the same for all listeners. So the next commits of
+        slow and failing listeners fall into different checkpoints.
         """
         for listener_id in listener_ids:
             if listener_id in self.stored_at_s:
@@ -235,8 +235,8 @@ class Checkpoints:
                 self.stored_at_s[listener_id] = at_s - self._tuning.checkpoint_s * (len(self.stored_at_s) % self._turns)
 
     async def _write(self, cursors: dict[str, dict[int, Cursor]]) -> LogUnavailable | None:
-        """Write the results of attempts to the topic `deliveries`. If Kafka does not store the results of a partition,
-        remove the partition from `cursors`, so that no offset is committed before its results. Return any error.
+        """Write the results of attempts to the topic `deliveries`. If Kafka does not store a partition's results,
+        remove its offsets from `cursors`, so that no offset is committed before its results. Return the error, or None.
         """
         if not self._outcomes:
             return None
@@ -248,9 +248,9 @@ class Checkpoints:
         return None
 
     async def _collect(self, streams: list[Stream], cursors: dict[str, dict[int, Cursor]], at_s: float) -> None:
-        """Collect what this checkpoint must store of the delivery streams that have changed and are due. A delivery
-        stream is one partition's deliveries to one listener. Add the streams to `streams`, and their offsets to
-        `cursors`. Keep the results of their attempts until _write() has written them.
+        """Collect what this checkpoint must store of the changed delivery streams. A delivery stream is one partition's
+        deliveries to one listener. Leave out listeners that may skip this checkpoint. Add the streams to `streams`, and
+        the offsets to commit to `cursors`. Keep the results of attempts until _write() has written them.
         """
         self._collect_changed(cursors, at_s)
         waits: dict[str, bool] = {}
@@ -280,8 +280,8 @@ class Checkpoints:
             cursors.setdefault(listener_id, {})[stream.partition] = self._cursor(stream, partition)
 
     def _collect_changed(self, cursors: dict[str, dict[int, Cursor]], at_s: float) -> None:
-        """Add the offsets to `cursors` for which changed() was called. Leave out listeners that can skip this
-        checkpoint. If a delivery stream exists, only mark it: _collect() then adds its offset with its results.
+        """Add the offsets that changed() has requested to `cursors`. Keep the requests of listeners that may skip this
+        checkpoint. If a delivery stream exists, only mark the stream as changed: _collect() then adds its offset.
         """
         for listener_id, numbers in self._outstanding.take_changed().items():
             self.changed(listener_id, numbers)
@@ -302,9 +302,9 @@ class Checkpoints:
                 cursors[listener_id] = idle
 
     def _may_wait(self, dispatcher: Dispatching, at_s: float) -> bool:
-        """Return whether this checkpoint may leave out the listener. It may do so if the listener is slow or failing,
-        and its last commit is less than `low_priority_s` seconds ago. In addition, the listener must have few results
-        of attempts to write, and no urgent change. The final checkpoint before a hand-over leaves out no listener.
+        """Return whether this checkpoint may leave out the listener. Return True only if the listener is slow or
+        failing, and its last commit is less than `low_priority_s` seconds ago. Return False if it has an urgent change,
+        or many results to write. Return False in the final checkpoint before a hand-over.
         """
         if self._hurried or not dispatcher.limits.low_priority:
             return False
@@ -318,8 +318,8 @@ class Checkpoints:
 
     async def run_idle(self) -> None:
         """Commit each listener's offsets again about every `idle_checkpoint_s` seconds, in an endless loop, because
-        Kafka deletes old committed offsets. If messages of a partition are being delivered to the listener, leave the
-        offset of this partition to the next checkpoint.
+        Kafka deletes old committed offsets. Where messages of a partition are being delivered to the listener, do not
+        commit here: the next checkpoint commits this partition's offset.
         """
         rounds = int(self._tuning.idle_checkpoint_s / self._tuning.checkpoint_s)
         turn = 0
@@ -328,20 +328,20 @@ class Checkpoints:
             turn = (turn + 1) % rounds
             async with self.quiet:
                 dispatchers = list(self._dispatchers.values())[turn::rounds]
-                # Let the next checkpoint commit offsets of delivery streams, even unchanged: Kafka deletes old offsets.
+                # Kafka deletes old offsets. So the next checkpoint also commits unchanged offsets of delivery streams.
                 self._touch(dispatchers)
                 cursors = self._idle(dispatchers)
-                # If a commit fails, the offsets committed before stay valid, and the next commit follows in a minute.
+                # If a commit fails, the earlier offsets stay valid. This loop tries again after about a minute.
                 with contextlib.suppress(LogUnavailable):
                     await self._store(cursors, pause_s=self._tuning.idle_commit_pause_s)
                     self._metrics.cursors += sum(map(len, cursors.values()))
 
     async def _store(self, cursors: Mapping[str, Mapping[int, Cursor]], *, pause_s: float) -> NotStored | None:
-        """Commit the listeners' offsets in parts. Before each part, check that the worker still owns the partitions.
-        Return an error that names the listeners whose commits failed, or None. Raises LogUnavailable if the check
-        fails.
+        """Commit the offsets of a few listeners at a time. Before each step, ask Kafka whether the worker still owns
+        its partitions. Return an error that names the listeners whose commits failed, or None. Raises LogUnavailable if
+        the worker may not own its partitions any more.
         """
-        # Kafka refuses a commit if the listener's consumer group has members. This must not delay other listeners.
+        # Kafka refuses a listener's commit if its consumer group has members. Other listeners must not wait for that.
         rows = list(cursors.items())
         together = max(self._tuning.commits_together, -(-len(rows) // self._tuning.commit_pauses_max))
         failed: dict[str, LogUnavailable] = {}
@@ -352,7 +352,7 @@ class Checkpoints:
                 await self._cursors.store(dict(now))
             except NotStored as error:
                 failed |= error.failed
-                # A refused commit takes time. So commit the offsets of all remaining listeners in one step.
+                # A refused commit takes time. To lose no more time, commit for all remaining listeners at once.
                 together = len(rows)
             if rows and pause_s and not self._hurried:
                 await asyncio.sleep(pause_s)
@@ -368,8 +368,8 @@ class Checkpoints:
         return {listener_id: idle for listener_id, idle in found if idle}
 
     def _idle_of(self, dispatcher: Dispatching, numbers: Iterable[int] | None = None) -> dict[int, Cursor]:
-        """Return a listener's offsets to commit, with their metadata, in partitions without a delivery stream: nothing
-        is being delivered from there to the listener. If `numbers` is None, use all partitions of the worker.
+        """Return a listener's offsets to commit, with metadata, by partition. Leave out partitions whose messages are
+        being delivered to it (with a delivery stream). `numbers` has the partitions; None means all of the worker.
         """
         idle = {}
         for number in self._partitions if numbers is None else numbers:
@@ -385,8 +385,8 @@ class Checkpoints:
         return stream.cursor(partition.tail, waiting=waiting, since_ms=since_ms, parked=parked, retrying=retrying)
 
     def _written_cursors(self, dispatcher: Dispatching) -> dict[int, Cursor]:
-        """Return a listener's offsets to commit, by partition. Leave out partitions in which the listener's deliveries
-        have changed since their last checkpoint: the results of attempts may not be written yet.
+        """Return a listener's offsets that need no checkpoint before their commit, by partition. Leave out partitions
+        in which its deliveries have changed since their last checkpoint: their results may not be written yet.
         """
         streams = dispatcher.streams.values()
         kept = {one.partition: self._cursor(one, self._partitions[one.partition]) for one in streams if not one.dirty}
@@ -403,8 +403,8 @@ def _leave_out(cursors: dict[str, dict[int, Cursor]], partitions: Container[int]
 
 
 def _idle_cursor(dispatcher: Dispatching, number: int, tail: int, outstanding: Outstanding) -> Cursor:
-    """Return the offset to commit for a listener, with its metadata, in a partition without a delivery stream: no
-    message of the partition is being delivered to the listener.
+    """Return the offset to commit for a listener, with its metadata, in the partition `number`. No message of this
+    partition is being delivered to the listener at present (there is no delivery stream).
     """
     listener_id = dispatcher.listener.id
     waiting, since_ms = outstanding.waiting(number, listener_id)

@@ -52,8 +52,8 @@ log = logging.getLogger(__name__)
 
 
 class Batched(Protocol):
-    """The methods of a listener's batches that the attempts call: send() sends a batch, and answered() handles the
-    answer to a batch.
+    """The methods for a listener's batches (several messages in one request): send() sends a batch, and answered()
+    handles the answer to a batch.
     """
 
     def send(self, connection: Connection, deliveries: DeliveryBatch, /) -> None: ...
@@ -110,7 +110,7 @@ class Attempts:
         self._tuning = dispatcher.tuning
         self._dice = dice  # draws the jitter of retries
         self._loop = loop
-        self.error: str | None = None  # the newest failure: its error or HTTP status; None after an accepted attempt
+        self.error: str | None = None  # the listener's newest error or HTTP status; None after an accepted attempt
         self.spans = Spans(network.tracing)
         self.answers = KeptAnswers(dispatcher.touch)
         target = parse_url(dispatcher.listener.notify_url)
@@ -185,9 +185,9 @@ class Attempts:
 
     @staticmethod
     def _changed(delivery: Delivery) -> bool:
-        """Return whether the delivery must not be sent, because it has changed while its connection was being opened.
-        If its message was deleted, cancel the delivery. If its message was updated, start to read the new data, which
-        is sent later. Return True, too, if the delivery was dropped.
+        """Return whether the delivery must not be sent now. Return True if the delivery was dropped, or if its message
+        was deleted or updated, while the connection was being opened. After a deletion, cancel the delivery. After an
+        update, start to read the new data, which is sent later.
         """
         assignment = delivery.stream.assignment
         changed = bool(assignment.known_changes) and delivery.state is CONNECTING and assignment.hold(delivery)
@@ -217,8 +217,8 @@ class Attempts:
         number: int,
         body: bytes,
     ) -> None:
-        """Sign an HTTP request with the messages of these deliveries, and send it. `head` holds its first lines. The
-        headers of the signature follow, then one with the name `header` and the value `number`.
+        """Sign an HTTP request with the messages of these deliveries, and send it. The request begins with `head`. The
+        headers of the signature follow. The next header has the name `header` and the value `number`.
         """
         timestamp = b"%d" % time.time()
         signed = self._signer.sign(webhook_id, timestamp, body)
@@ -245,8 +245,8 @@ class Attempts:
     # The following methods handle the answer to a request, or its failure. A Connection calls most of them.
 
     def answered(self, connection: Connection, status: int, retry_after_s: int | None) -> None:
-        """Handle an answer when its status and headers have arrived. The status decides the outcome of the attempt. If
-        it accepts a batch, the body, which may follow later, decides which messages are accepted.
+        """Handle an answer when its status and headers have arrived. The status decides the outcome of the attempt.
+        After a 2xx status for a batch, wait for the body: the body can still reject some messages.
         """
         deliveries: tuple[Delivery, ...] = connection.work
         took_ms = int((self._loop.time() - connection.at) * 1000)
@@ -292,7 +292,7 @@ class Attempts:
             self.answers.unanswered(attempts_of(counted), connection.times)
 
     def released(self, connection: Connection) -> None:
-        """Handle the end of an answer. Keep the connection, or close it if its address is old or sockets are scarce."""
+        """Handle the end of an answer. Keep the connection, except if its address is old or sockets are scarce."""
         self._note_took(connection)
         connection.at = self._loop.time()
         self.connections.release(connection)
@@ -308,8 +308,8 @@ class Attempts:
             self._loop.call_soon(self.dispatcher.pump)
 
     def _note_took(self, connection: Connection) -> None:
-        """Record how long an answer with a status below 500 took until its end, including its body. So a listener that
-        sends the body slowly does not count as fast.
+        """Record how long an answer took until the end of its body, if its status is below 500. Because the body
+        counts, a listener that sends the body slowly does not count as fast.
         """
         if connection.well:
             connection.well = False
@@ -335,11 +335,11 @@ class Attempts:
     def follow_up(
         self, deliveries: Sequence[Delivery], failure: Failure, took_ms: int, *, limited: bool = True
     ) -> list[Delivery]:
-        """Decide for each delivery of a failed request what follows, and do it. Return the deliveries for which the
-        attempt counts. For example, it does not count for a delivery that was dropped.
+        """Retry or park each delivery of a failed request, as judge() decides. Return the deliveries for which the
+        attempt counts.
 
-        If `limited` is true, the failure counts once for the listener's limits and circuit breaker. The random part of
-        the wait is equal for all deliveries, so that those with equally many attempts are retried together.
+        If `limited` is true, the listener's limits and circuit breaker count one failure. All deliveries get the same
+        jitter (random part of the wait), so that those with equally many attempts are retried together.
         """
         at_ms, jitter = now_ms(), self._dice()
         counted, again = list[Delivery](), list[Delivery]()
@@ -356,7 +356,7 @@ class Attempts:
                 jitter=jitter,
             )
             match verdict.decision:
-                case Decision.AGAIN | Decision.AWAY:  # This attempt does not count. Make the delivery ready again.
+                case Decision.AGAIN | Decision.AWAY:  # The attempt does not count, and the delivery is ready again.
                     delivery.number -= failure.connected
                     delivery.again = delivery.again or verdict is AGAIN
                     again.append(delivery)
@@ -432,7 +432,7 @@ class Attempts:
         log.warning("circuit.opened listener=%s error=%s", self.dispatcher.listener.id, self.error)
 
     def _note_error(self, error: str | None, stream: Stream) -> None:
-        """Record a failed attempt's error, or None after an accepted attempt. The next checkpoint stores the error."""
+        """Record the listener's newest error, or None after an accepted attempt. The next checkpoint stores it."""
         if error != self.error:
             self.error = error
             stream.pressing = True

@@ -29,8 +29,8 @@ PREFIX_BYTES: Final = 12
 # Kafka's header of a record batch begins with base offset, length, leader epoch, magic, CRC and attributes.
 # The header of a record batch ends with last offset delta, first and highest time, producer fields, record count.
 HEADER: Final = struct.Struct(">qiibIhiqqqhii")
-# An entry of an offset index says at which byte of the `.log` file the record batch with an offset begins.
-# An entry of an offset index has an offset minus the segment's first offset, and the position of its batch.
+# An entry of a segment's offset index maps an offset to the position of its record batch in the `.log` file.
+# An entry of an offset index has two numbers: the offset minus the segment's first offset, and the position in bytes.
 _ENTRY: Final = struct.Struct(">ii")
 _CLEAN: Final = ".kafka_cleanshutdown"
 _ACKNOWLEDGED: Final = "replication-offset-checkpoint"
@@ -40,9 +40,9 @@ _SYNCED: Final = "recovery-point-offset-checkpoint"
 class DamagedBatch(NamedTuple):
     """A damaged record batch in a segment file of Kafka.
 
-    It begins at the byte `at` of the file, and should have the offsets from `first` to `last`. `until` is the first
-    offset of the next batch; None if unknown. `header` has the bytes of the batch's header as they are in the file,
-    including any damage.
+    The batch begins at the byte `at` of the file, and should have the offsets from `first` to `last`. `until` is the
+    first offset of the next batch, or None if it is unknown. `header` has the bytes of the batch's header as they are
+    in the file, including any damage.
     """
 
     path: Path
@@ -70,8 +70,8 @@ def partitions(log_dir: Path, topic: str) -> Iterator[tuple[int, Path]]:
 def stopped(log_dir: Path) -> Iterator[None]:
     """Hold the lock of a Kafka log directory, so that no broker starts on it.
 
-    Raises ConfigurationError if a broker is running on the directory, if it is no log directory, or if its lock file
-    can't be opened.
+    Raises ConfigurationError if a broker or another `everput mend` uses the directory, if it is no log directory, or if
+    its lock file can't be opened.
     """
     if not (log_dir / "meta.properties").is_file():
         raise ConfigurationError(
@@ -97,8 +97,8 @@ def damaged(folder: Path, *, since: int = 0) -> Iterator[DamagedBatch]:
     """Yield the damaged record batches of a partition. A batch counts as damaged if its checksum or its length field is
     wrong, or if its offsets contradict the order of the batches.
 
-    Segment files that end before the offset `since` are skipped. After a batch with a wrong length field, the rest of
-    its file can't be read, and is skipped.
+    Segment files that end before the offset `since` are skipped. If the length field of a batch is wrong, the rest of
+    the file can't be read, and is skipped.
     """
     for path in _files(folder, since):
         expected = int(path.stem)
@@ -133,12 +133,12 @@ def _begin(row: _Row | None, *, after: int) -> int | None:
 
 
 def cut_off(log_dir: Path) -> Iterator[tuple[str, DamagedBatch]]:
-    """Yield the partitions of which a Kafka broker would delete records if it started now. With each partition's name,
-    yield the damaged record batch from which on the broker would delete. Yield nothing after a clean stop.
+    """Yield the partitions in which a Kafka broker would delete records if it started now. Yield each partition's name,
+    and the first damaged record batch that the broker would delete. After a clean stop, yield nothing.
 
-    When a broker starts after a crash, it checks the batches that may not have been synced to disk. It deletes the
-    first damaged batch and all batches after it. A damaged batch at the end of a partition is not yielded, because the
-    crash may have interrupted its write. Kafka's own topics are not checked.
+    After a crash, a starting broker checks the batches that may not have been synced to disk. It deletes the first
+    damaged batch and all batches after it. A damaged batch at the end of a partition is not yielded, because the crash
+    may have interrupted its write. Kafka's own topics are not checked.
     """
     if not log_dir.is_dir() or (log_dir / _CLEAN).exists():
         return
@@ -151,9 +151,9 @@ def cut_off(log_dir: Path) -> Iterator[tuple[str, DamagedBatch]]:
 
 
 def lying_indexes(log_dir: Path) -> Iterator[Path]:
-    """Yield the offset indexes whose last entry does not point to a record batch. When Kafka starts after a clean stop,
-    it finds the end of a partition by this entry. So a wrong entry gives a wrong end. After a crash, Kafka rebuilds its
-    indexes, so yield nothing.
+    """Yield the offset indexes whose last entry does not point to the right record batch. When Kafka starts after a
+    clean stop, it looks for the end of a partition from this entry on. If the entry is wrong, Kafka assumes a wrong
+    end. After a crash, yield nothing, because Kafka rebuilds its indexes.
     """
     if not (log_dir / _CLEAN).exists():  # After a crash, Kafka rebuilds its offset indexes itself.
         return
@@ -166,7 +166,7 @@ def lying_indexes(log_dir: Path) -> Iterator[Path]:
 
 
 class LostEnd(NamedTuple):
-    """The last offsets of a partition, which Kafka acknowledged but no longer has in its files."""
+    """The lost end of a partition: offsets that Kafka has acknowledged, but whose records its files no longer have."""
 
     topic: str
     partition: int
@@ -224,16 +224,16 @@ def end_of(path: Path) -> tuple[int, int]:
 
 
 def _names_a_batch(index: Path, offset: int, at: int) -> bool:
-    """Return whether an entry of an offset index is right. It is right if the batch at the byte `at` of the segment
-    file contains the entry's offset. `offset` is this offset minus the segment's first offset. Return True also if
-    there is no segment file.
+    """Return whether an entry of an offset index is right: the batch at the byte `at` of the segment file contains the
+    entry's offset. The entry stores its offset as `offset`: a distance from the segment's first offset. Return True
+    also if the segment file can't be read.
     """
     try:
         with index.with_suffix(".log").open("rb") as file:
             file.seek(at)
             header = file.read(HEADER.size)
     except OSError:
-        return True  # Kafka itself deletes an index without a segment, so do not call the index wrong.
+        return True  # An index without a segment file does no harm: Kafka deletes it.
     if len(header) < HEADER.size:
         return False
     first, _, _, magic, _, _, last, *_ = HEADER.unpack(header)
@@ -242,7 +242,7 @@ def _names_a_batch(index: Path, offset: int, at: int) -> bool:
 
 def _checkpoint(path: Path) -> list[tuple[str, int, int]]:
     """Read (topic, partition, offset) from the lines of a checkpoint file, after its two header lines. Return an empty
-    list if the file can't be read.
+    list if the file can't be read or has an invalid line.
     """
     try:
         rows = [line.split() for line in path.read_text().splitlines()[2:]]
@@ -252,9 +252,9 @@ def _checkpoint(path: Path) -> list[tuple[str, int, int]]:
 
 
 def _goes_on(folder: Path, batch: DamagedBatch) -> bool:
-    """Return whether the partition goes on after a damaged batch: an intact batch follows in the same file, or a later
-    file has a batch. If not, the damaged batch may be the partition's last one, and a crash may have interrupted its
-    write.
+    """Return whether more batches follow a damaged batch in its partition: an intact batch in the same file, or any
+    batch in a later file. If none follows, the damaged batch may be the partition's last batch, and a crash may have
+    interrupted its write.
     """
     if any(next(_batches(path), None) is not None for path in _files(folder, 0) if path.name > batch.path.name):
         return True
@@ -263,14 +263,14 @@ def _goes_on(folder: Path, batch: DamagedBatch) -> bool:
 
 
 def _files(folder: Path, since: int) -> list[Path]:
-    """Return the partition's segment files in order. The first one is the file that has the offset `since`."""
+    """Return the partition's segment files in order, without the files that end before the offset `since`."""
     paths = sorted(folder.glob("*.log"))
     return paths[max(0, bisect_right([int(path.stem) for path in paths], since) - 1) :]
 
 
 def _batches(path: Path) -> Iterator[_Row]:
-    """Yield the position, header and bytes of each record batch of a segment file. If a header is invalid, yield None
-    instead of the bytes, and stop there.
+    """Yield the position, header and bytes of each record batch of a segment file. If a header is invalid, yield the
+    position and the header with None instead of the bytes, and stop.
     """
     if path.stat().st_size == 0:
         return
