@@ -78,7 +78,7 @@ class ProcessRow:
 # The problems of listeners that the option --fail-on of `everput status` may name.
 TROUBLES: Final = ("down", "failing", "parked", "retrying", "paused")
 _COUNTS: Final = ("parked", "retrying", "recent_attempts", "recent_failures")
-# The numbers about a process in the report. Each number is the sum of all samples of the Prometheus metric given here.
+# The report's numbers about a process. Each is the sum of all samples that the process has of this Prometheus metric.
 FIGURES: Final = {
     "memory": "process_resident_memory_bytes",
     "partitions": "everput_partitions_owned",

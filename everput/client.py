@@ -149,8 +149,8 @@ class AsyncClient:
         transport: httpx.AsyncBaseTransport | None = None,
         batches_in_flight: int = 4,
     ) -> None:
-        """Create a client for the API at the base URL `url`. All arguments but `batches_in_flight` mean the same as in
-        Client.
+        """Create a client for the API at the base URL `url`. Except for `batches_in_flight`, the arguments mean the
+        same as in Client.
 
         `batches_in_flight` is how many batches of puts on one queue may wait for their answers at the same time. With
         0, send() sends each put alone, and submit() raises ValueError. Raises ValueError if `batches_in_flight` is

@@ -43,8 +43,8 @@ class DirectoryProjection:
         self._next_end_lookup: asyncio.Task[int] | None = None
 
     def on_change(self, callback: Callable[[Event], None]) -> None:
-        """Call `callback` with each event right after the event was applied to the directory, in log order. Errors of
-        the callback are logged.
+        """Call `callback` with each later event, in log order, right after the event was applied to the directory.
+        Events without effect are included. Errors of the callback are logged.
         """
         self._callbacks.append(callback)
 

@@ -50,8 +50,8 @@ class PastView:
 
 
 class Past:
-    """The look-up of an organization's queues, listeners and API keys as they were at a past time. They are computed
-    from the topic `control`, for one request at a time.
+    """The look-up of an organization's queues, listeners and API keys at a past time. Their state at that time is
+    computed from the topic `control`, for one request at a time.
 
     `tenant_of` takes an organization's id, and returns the organization's tenant: the account that created it.
     Organizations of one tenant share a limit on concurrent requests.

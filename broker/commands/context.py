@@ -65,8 +65,8 @@ def event_fields(context: Context) -> codec.Fields:
 
 
 async def find_queue(view: DirectoryView, organization_id: str, queue_id: str) -> Queue:
-    """Return the queue with this id. If this process does not know the queue, and the id is a UUID, another process may
-    have just created the queue: first wait until all events in the topic `control` are applied. Raises NotFound if
+    """Return the queue with this id. If the id is a UUID that this process does not know, first wait until all events
+    in the topic `control` are applied, because another process may have just created the queue. Raises NotFound if
     there is no such queue.
     """
     queue = view.state.queue(organization_id, queue_id)
@@ -79,9 +79,9 @@ async def find_queue(view: DirectoryView, organization_id: str, queue_id: str) -
 
 
 async def find_listener(view: DirectoryView, organization_id: str, queue_id: str, listener_id: str) -> Listener:
-    """Return the queue's listener with this id. If this process does not know the listener, and the id is a UUID,
-    another process may have just created the listener: first wait until all events in the topic `control` are applied.
-    Raises NotFound if there is no such listener.
+    """Return the queue's listener with this id. If the id is a UUID that this process does not know, first wait until
+    all events in the topic `control` are applied, because another process may have just created the listener. Raises
+    NotFound if there is no such listener.
     """
     listener = view.state.listener(organization_id, listener_id)
     if listener is None and _UUID.fullmatch(listener_id):
@@ -93,7 +93,7 @@ async def find_listener(view: DirectoryView, organization_id: str, queue_id: str
 
 
 def queue_now(view: DirectoryView, context: Context, queue_id: str) -> Queue:
-    """Return the current state of the queue in this process. Raises NotFound if the queue was deleted."""
+    """Return the queue as this process knows it now. Raises NotFound if the queue was deleted."""
     queue = view.state.queue(context.organization_id, queue_id)
     if queue is None:
         raise NotFound("The queue was deleted while this request was running.")

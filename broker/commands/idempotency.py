@@ -45,10 +45,10 @@ class Idempotency:
     """The puts of requests with an Idempotency-Key. If a request is repeated within 24 hours, its messages are stored
     only once.
 
-    Before a process puts the messages of a request, it writes a claim of the request's key to the log. If this takes
-    longer than `append_timeout_ms`, the process does not put the messages, because another process may take over the
-    key. `check_room` is called with an organization's id, and raises StorageFull if the organization may not store more
-    bytes. `count` is called with an organization's id and the bytes of each claim.
+    Before a process puts the messages of a request, it writes a claim of the request's key to the log. If writing the
+    claim takes longer than `append_timeout_ms`, the process does not put the messages, because another process may take
+    over the key. `check_room` is called with an organization's id, and raises StorageFull if the organization may not
+    store more bytes. `count` is called with an organization's id and the bytes of each claim.
     """
 
     def __init__(
@@ -164,8 +164,8 @@ class Idempotency:
         return [found.get(number) or Stored(put.id, put.name) for number, put in enumerate(puts)]
 
     async def _find(self, held: Claim, puts: Sequence[Put]) -> dict[int, Stored]:
-        """Return the messages of a request that are already stored in the log. Each key is the message's position in
-        the request, counted from 0.
+        """Return those messages of a request that are already stored in the log. In the returned dict, the key of a
+        message is its position in the request, counted from 0.
         """
         found: dict[int, Stored] = {}
         for claim in held.ids:

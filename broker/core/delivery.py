@@ -205,7 +205,7 @@ class Decision(Enum):
     # SET_ASIDE: the attempt failed, and the topic `outstanding` holds the delivery until its next attempt.
     SET_ASIDE = "set aside"
     PARK = "park"  # the attempt failed, and the delivery is parked: it has no attempts or no time left
-    # PUT_OFF: no thread was free for the DNS look-up, so no attempt was made. It is made after `put_off_ms`.
+    # PUT_OFF: no attempt was made, because no thread was free for the DNS look-up. Try again `put_off_ms` later.
     PUT_OFF = "put off"
     # AWAY: the tunnel has no client, so this attempt does not count. The next attempt follows a successful probe.
     AWAY = "away"
@@ -236,8 +236,8 @@ AGAIN: Final = Verdict(Decision.AGAIN)
 class Failure:
     """An attempt that the listener did not accept: it got no 2xx answer, or the answer to a batch rejects the message.
 
-    Without an answer, `status` is None and `error` names the reason, such as `timeout`. `stale` says that no answer
-    came, and that the request was sent on a connection that had been idle.
+    Without an answer, `status` is None and `error` names the reason, such as `timeout`. `stale` is True if no answer
+    came to a request on a connection that had been idle.
     """
 
     status: int | None = None
@@ -289,7 +289,7 @@ def judge(
     if error == "closed" and failure.stale and not history.again:
         return AGAIN
     if failure.tunnel and (not failure.connected or status == TUNNEL_AWAY or error == "garbage"):
-        # The tunnel has no client, or its API process has ended: nothing or another program ("garbage") answers there.
+        # The tunnel has no client, or its API process has ended ("garbage": another program answers there).
         return AWAY
     due_ms = next_at_ms(
         policy,

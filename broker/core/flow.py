@@ -113,9 +113,9 @@ WHOLE: Final = Share()
 class Gate:
     """The number of attempts that a worker's slow and failing listeners together may start in one tick (50 ms).
 
-    After a tick with overload, the number falls by 30 %, but not below GATE_LEAST. After any other tick, it grows by
-    one, up to GATE_MOST. There was overload if the event loop was late by more than LATE_S on average, or if the worker
-    waited for a processor for more than the fraction WAITED_MAX of the tick.
+    A worker was overloaded in a tick if its event loop was late by more than LATE_S on average, or if the worker waited
+    for a processor for more than the fraction WAITED_MAX of the tick. After a tick with overload, the number falls by
+    30 %, but not below GATE_LEAST. After any other tick, the number grows by one, up to GATE_MOST.
     """
 
     __slots__ = ("_exact",)
@@ -137,7 +137,7 @@ class Gate:
 
 
 def fair_share(total: int, *, used: int, wanting: int, least: int) -> int:
-    """Return how much of a total each of `wanting` participants gets: an equal part of what other participants have
-    left, but at least `least`. The other participants use `used` of the total.
+    """Return how much of a total each of `wanting` participants gets: an equal part of the rest of the total, but at
+    least `least`. Other participants already use `used` of the total.
     """
     return max(least, (total - used) // max(wanting, 1))

@@ -18,8 +18,8 @@ class RetryPolicy:
     wait longer, but not longer than `delay_ms_max`.
 
     A delivery is parked if attempt number `max_attempts` fails, or if an attempt fails `max_age_ms` or longer after the
-    first attempt. A redrive restarts the count of attempts and the time. It restarts neither for a delivery that is
-    still in a worker's memory (about its first minute).
+    first attempt. A redrive usually restarts the count of attempts and the time. It restarts neither for a delivery
+    that is still in a worker's memory, usually for about a minute after its first attempt.
     """
 
     delay_ms_first: int = 1_000

@@ -34,9 +34,9 @@ class Story:
         """Return whether an event belongs to the message's history. The caller must pass all events that may belong to
         the history, in the order of the log.
 
-        Return False for two kinds of events. The first is a redrive of all deliveries of a listener, if this message's
-        delivery to the listener was not retrying or parked. The second is a cancellation of a listener's redrives, if
-        this message's delivery to the listener did not wait for an attempt after a redrive.
+        Return False only for two kinds of events. The first is a redrive of all deliveries of a listener, if this
+        message's delivery to the listener was not retrying or parked. The second is a cancellation of a listener's
+        redrives, if this message's delivery to the listener did not wait for an attempt after a redrive.
         """
         if isinstance(event, DeliveriesSettled | DeliveryAttempted):
             self._owed[event.listener_id] = isinstance(event, DeliveryAttempted) and event.outcome != "delivered"

@@ -134,8 +134,9 @@ class Assignment:
         self.outstanding.close()
 
     async def _ask(self) -> None:
-        """Ask Kafka whether the worker still owns its partitions. If it has lost them, raise NoMember, and let no more
-        attempts begin. Raises another LogUnavailable if Kafka does not answer, or if the worker has no partitions.
+        """Ask Kafka whether the worker still owns its partitions. If the worker has lost its partitions, let no more
+        attempts begin, and raise NoMember. Raises another LogUnavailable if Kafka does not answer, or if the worker has
+        no partitions.
         """
         try:
             await self._shared.kafka.membership.confirm(

@@ -34,7 +34,7 @@ from broker.ports import Acknowledged, BuildRecord
 log = logging.getLogger(__name__)
 
 # After a batch with three or more puts, the same broker gets no batch for 4 ms, so that the next batch can fill.
-# If all brokers are late with acknowledgements, there is no such wait of 4 ms between batches.
+# If all brokers are late with acknowledgements, batches follow without this pause of 4 ms.
 PAUSE_S: Final = 0.004
 # Wait PAUSE_S only after a batch with at least three puts. A put of several messages counts as one put.
 _COMPANY: Final = 3
@@ -95,7 +95,7 @@ class GroupCommit:
         self.in_doubt = self.refused = self.batches = 0
         self.waiting = self.waiting_bytes = 0
         self._unkeyed = AppendQueue()
-        # The waiting messages that must go to a certain partition, such as those with an ordering key; by partition.
+        # For each partition: the waiting messages that must go to it, such as messages with an ordering key.
         self._keyed: dict[int, AppendQueue] = {}
         self._under_way: dict[int, _Batch] = {}  # record batches in flight, by partition
         self.suspects: set[int | None] = set()  # brokers with a late batch
@@ -110,8 +110,8 @@ class GroupCommit:
         self._look_again_s = 0.0
         self._waiting_max = self._most = waiting_max
         self._refusal: str | None = None
-        # True if the newest batch had no room for a whole group of messages that may go to any partition.
-        # If True, the next batch first takes messages that may go to any partition, so that this group comes first.
+        # True if the newest batch had no room for a group of messages that should share a batch, in any partition.
+        # If `_left_out` is True, the next batch takes this group of messages before all other messages.
         self._left_out = False
 
     def start(self) -> None:
@@ -143,7 +143,7 @@ class GroupCommit:
 
     def some_partition(self) -> int:
         """Return a partition for a message that may go to any partition. If possible, choose a partition whose leader
-        broker has acknowledged all batches in time. Successive calls usually return different partitions.
+        broker is not late with an acknowledgement. Successive calls usually return different partitions.
         """
         usable = self._trusted() or self._led()
         self._turn += 1
@@ -231,7 +231,7 @@ class GroupCommit:
         return self._requests.partitions_with_leader(self._topic) or range(self._partitions)
 
     def _trusted(self) -> Sequence[int]:
-        """Return the partitions whose leader broker has acknowledged each batch in time."""
+        """Return the partitions whose leader broker is not late with an acknowledgement. The list can be empty."""
         led = self._led()
         return [one for one in led if self._leader(one) not in self.suspects] if self.suspects else led
 
@@ -347,7 +347,7 @@ class GroupCommit:
         if trusted := self._trusted():
             resting = self._resting.union(batch.leader for batch in self._under_way.values() if not batch.late)
             usable = [one for one in trusted if self._leader(one) not in resting] if resting else trusted
-        # If all brokers are late, send another batch only while fewer than two batches are unacknowledged.
+        # If all brokers are late with acknowledgements, allow no more than two unacknowledged batches.
         elif len(self._under_way) < _IN_DOUBT_MAX:
             usable = self._led()
         else:
@@ -380,8 +380,8 @@ class GroupCommit:
 
     async def _sweep(self) -> None:
         """Fail the messages that have waited longer than `timeout_s`. A message that is in no batch was not stored, so
-        its caller gets LogUnavailable. A message that was sent may have been stored, so its caller gets InDoubt. The
-        caller of a group gets InDoubt if any message of the group was sent.
+        its caller gets LogUnavailable. A message that was sent may have been stored, so its caller gets InDoubt. If a
+        caller has appended a group of messages together, it gets InDoubt if any message of the group was sent.
         """
         while True:
             await self._busy.wait()

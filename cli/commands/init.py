@@ -45,9 +45,9 @@ def command(options: Options, organization: str | None, name: str | None, email:
     are shown on stderr. Save the key: it is not stored anywhere.
 
     If the operator has already created an organization, the command creates only another key, for the oldest such
-    organization. With --name or --email, it chooses the oldest organization with this name or this member. If there is
-    no such organization, the command creates one. For an organization that was registered over HTTP, give its ID with
-    --organization.
+    organization. With --name or --email, it chooses the oldest organization with this name or this member (with both
+    options: both). If there is no such organization, the command creates one. For an organization that was registered
+    over HTTP, give its ID with --organization.
 
     With --email, the account with this address becomes a member of the organization. If there is no such account, it is
     created. Set the account's password in EVERPUT_PASSWORD or EVERPUT_PASSWORD_FILE, or type it when asked.

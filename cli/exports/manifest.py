@@ -122,8 +122,8 @@ def digest(folder: Path) -> str:
 
 
 def check(folder: Path, manifest: Manifest) -> Iterator[int]:
-    """Compare the size and the SHA-256 of each file of an export with the manifest, and yield the size. Raises
-    ConfigurationError if a file is missing or differs from the manifest.
+    """Compare the size and the SHA-256 of each file of an export with the manifest, and yield the size of each file.
+    Raises ConfigurationError if a file is missing or differs from the manifest.
     """
     for one in manifest.files:
         try:

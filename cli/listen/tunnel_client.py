@@ -25,7 +25,7 @@ from cli.listen.batches import failed_in, is_batch, notifications
 REVOKED: Final = 4401  # the WebSocket close codes of api/tunnel.py
 DELETED: Final = 4404
 TAKEN_OVER: Final = 4409
-# The largest WebSocket message that the client accepts. A request of 8 MiB can take 16 MiB as JSON, due to backslashes.
+# The largest WebSocket message that the client accepts. As JSON, 8 MiB of a request can take 16 MiB (escaped quotes).
 TEXT_BYTES_MAX: Final = 32 << 20
 ANSWER_S: Final = 120.0  # the longest `timeout_ms` that a listener may have
 ALIVE_S: Final = 1.0

@@ -35,17 +35,17 @@ async def new_key(
     name: str | None = None,
     owner: tuple[str, str] | None = None,
 ) -> tuple[str, Organization]:
-    """Create an API key with all scopes. Return the key and its organization. The key is not stored anywhere.
+    """Create an API key with all scopes. Return the key, which is not stored anywhere, and its organization.
 
-    `owner` is an e-mail address and a password. If no account has this address, an account is created. The account
-    becomes a member of the organization.
+    `owner` is the e-mail address and the password of an account, which becomes a member of the organization. If no
+    account has this address, the account is created.
 
     `organization_id` is the ID of the key's organization. If it is None, the key is for the oldest organization that
     the operator has created. With `name`, only organizations with this name are considered. With `owner`, only
     organizations of the owner's account are considered. If no organization is left, a new one is created.
 
     Raises Refused if a value is not valid, and NotFound if no organization has the ID `organization_id`. Raises
-    WrongPassword if the account exists and has another password, and AccountBlocked if it is blocked. Raises
+    WrongPassword if the account exists and has another password, and AccountBlocked if the account is blocked. Raises
     LogUnavailable if Kafka did not store an event, and InDoubt if it is unknown whether Kafka stored an event.
     """
     account = None
@@ -115,6 +115,6 @@ async def first_start(control: ControlLog, view: DirectoryView, *, key_file: Pat
     organization = _of_the_shell(view)
     if organization is not None:
         accounts = AccountCommands(control, view)
-        # If another server has created the account with another password, do nothing, and keep that password.
+        # If another server has created the account with another password, leave the account as it is.
         with contextlib.suppress(WrongPassword):
             await accounts.join((await accounts.check_password(EMAIL, password)).id, organization.id)

@@ -116,8 +116,8 @@ class OutstandingIndex:
 
     def write(self, partition: int, rows: Mapping[Key, OutstandingEntry | None], at_ms: int) -> list[OutstandingEntry]:
         """Write these rows to the SQLite index. `rows` maps the key of a delivery (listener id, message id) to its new
-        row, which gets a new id. None removes the delivery's row. Return the former rows that were replaced or removed.
-        `at_ms` is the time now.
+        row, which gets a new id. If there is None instead of a new row, the delivery's row is removed. Return the
+        former rows that were replaced or removed. `at_ms` is the time now.
         """
         written = [entry for entry in rows.values() if entry is not None]
         for entry in written:
@@ -339,7 +339,7 @@ class OutstandingIndex:
 
     def _is_counted(self, entry: OutstandingEntry) -> bool:
         """Return whether the index counts the delivery as waiting now. If `entry.waits` is false, ask the database: the
-        row may be counted since `entry` was read, because its `deliver_at` has come.
+        `deliver_at` may have come, and the delivery been counted, after `entry` was read.
         """
         return entry.waits or any(
             row[0] for row in self._rows_of("SELECT waits FROM entries WHERE id = ?", (entry.id,))
