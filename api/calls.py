@@ -385,8 +385,9 @@ class Method(NamedTuple):
 class Resource:
     """The ASGI application for one path of the API.
 
-    It calls the handler for the HTTP method, and sends the answer. It also answers OPTIONS, and HEAD if there is a
-    handler for GET. It refuses a query parameter that `parameters` does not list for the method.
+    It calls the handler for the request's HTTP method, and sends the handler's answer. It also answers OPTIONS and, if
+    there is a handler for GET, HEAD. It refuses a request with a query parameter that `parameters` does not list for
+    the method.
     """
 
     def __init__(

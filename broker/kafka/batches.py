@@ -76,10 +76,10 @@ async def parse(
 def good(raw: bytes, offset: int, end_offset: int, *, holes: bool) -> Iterator[tuple[Any, int]]:
     """Yield the intact record batches, each with its size in bytes. Stop before the first damaged batch.
 
-    There is one exception: skip damaged batches at the beginning of `raw` if a later batch begins exactly at `offset`.
-    All skipped records are then before `offset`. `holes` is true if offsets may be missing before a batch, as in a
-    compacted topic. After a skipped batch, no offset may be missing, because the skipped batch may have the missing
-    record.
+    There is one exception: if `raw` begins with damaged batches, and a later batch begins exactly at `offset`, skip the
+    damaged ones. Their records are then all before `offset`. `holes` is true if offsets may be missing before a batch,
+    as in a compacted topic. After a skipped batch, no offset may be missing, because the skipped batch may have the
+    missing record.
     """
     began = passed = False
     for batch, follows_at, size in _framed(raw):

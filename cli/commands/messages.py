@@ -106,8 +106,8 @@ def list_(
     deliveries: bool,
     as_json: bool,
 ) -> None:
-    """List messages of a queue, newest first; at most 100 without --limit. With --state or --listener, list only
-    messages that have a delivery in this state or to this listener.
+    """List messages of a queue, newest first; at most 100 without --limit. With --state, list only messages that have a
+    delivery in this state. With --listener, only deliveries to this listener count, and other messages are left out.
     """
     listener_id = None
     if listener is None:
