@@ -46,7 +46,7 @@ class DnsTuning:
     asked_s: float = 0.5
     # A DNS look-up that waits for a thread is cancelled if no caller has asked for it for this many seconds.
     wanted_s: float = 15.0
-    known_max: int = 32  # concurrent look-ups in each pool
+    known_max: int = 32  # A pool starts no look-up while this many run in it.
     new_max: int = 16
     slow_max: int = 16
     # While this many slow DNS look-ups run, no look-up moves to the slow pool. Each takes a thread (27 KiB) and a file.
@@ -74,7 +74,7 @@ class NotAsked(OSError):
 
 
 class Pool:
-    """A pool of DNS look-ups, with a limit on how many run concurrently."""
+    """A pool of DNS look-ups. While `most` or more look-ups run in the pool, no other look-up starts in it."""
 
     __slots__ = ("hanging_max", "leaves_s", "most", "under_way", "waiting")
 
@@ -99,8 +99,8 @@ class _Lookup:
 
 
 class DnsLookups:
-    """The DNS look-ups of one event loop. Each running look-up blocks a thread of its own. Each pool has a limit of
-    running look-ups; its further look-ups wait.
+    """The DNS look-ups of one event loop. Each running look-up blocks a thread of its own. While too many look-ups run
+    in a pool, the pool's other look-ups wait for their start.
     """
 
     def __init__(self, ask: Ask = ask_system, tuning: DnsTuning = DEFAULT) -> None:

@@ -199,7 +199,9 @@ class Delivered(Named):
 
 
 class OutstandingFields(Answer):
-    """A delivery that waits for its next attempt, for the time `deliver_at`, or for a request to retry it."""
+    """A delivery that waits for its next attempt or for the time `deliver_at`, or a parked delivery, which waits for a
+    redrive.
+    """
 
     message: Delivered
     """The message."""

@@ -57,7 +57,7 @@ class Limits:
         self.failing = 0.0  # moving average of the fraction of attempts that failed
         self._pace: Pace | None = None
         self._pushed_back_until_ms = 0
-        self._too_early = False  # True if the rate limit did not allow the next attempt yet
+        self._too_early = False  # True if the rate limit allowed no attempt at the newest check
         self._judge()
 
     def update(self, settings: ListenerSettings, share: Share) -> None:
