@@ -33,7 +33,7 @@ COOKIE: Final = "everput_session"
 COOKIE_HTTPS: Final = f"__Host-{COOKIE}"
 _REMEMBERED_MAX: Final = 10_000
 _USE_NOTED_S: Final = 3600
-# If a rate limit permits n requests a second, a burst may have as many requests as 10 seconds permit: 10 n, at least 1.
+# A burst may have this many times the requests of a second: 20 requests if the rate limit is 2 requests a second.
 _WINDOW_S: Final = 10
 _BEARER: Final = "bearer "
 # The rate limit on one account's requests with a session, for operations that need no `Everput-Organization` header.
@@ -126,7 +126,7 @@ class ApiKeys:
         try:
             await self._control.append(event)
         # If the event `key.used` could not be stored, only log a warning.
-        # The key's next use after an hour is recorded again.
+        # The key's next use after an hour sends a new event `key.used`.
         except BrokerError as error:
             log.warning("key.use_not_noted key=%s error=%s", api_key.id, error)
 

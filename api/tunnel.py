@@ -380,8 +380,8 @@ class Listen:
 
     async def _watch(self, websocket: WebSocket, call: Call, listener: Listener) -> None:
         """Wait until the tunnel must end, and then close its WebSocket. The tunnel ends if the client's API key or
-        session is no longer valid, or if its listener is deleted. It also ends if the listener's `notify_url` changes,
-        usually because another client has taken the listener over.
+        session is no longer valid, if the account's role no longer permits the tunnel, or if the listener is deleted.
+        It also ends if the listener's `notify_url` changes, usually because another client has taken the listener over.
         """
         while (end := self._end(call, listener)) is None:
             await asyncio.sleep(self._tunnels.bounds.look_s)

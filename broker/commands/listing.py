@@ -30,7 +30,7 @@ _STEP: Final = 500  # Each step of a search reads the states of at most this man
 # A page of messages with states has one state for each pair of a message and a listener of the queue.
 # If a queue has many listeners, a page of messages with states therefore has fewer messages.
 _DELIVERIES_MAX: Final = 20_000
-# A page of messages gets no further messages after its messages have more than 8 MiB of data together.
+# A page of messages ends when its messages have more than 8 MiB of data together.
 _BYTES_MAX: Final = 8 << 20
 
 

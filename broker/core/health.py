@@ -18,7 +18,7 @@ from broker.core.varints import pack, unpack
 
 # Attempts are counted over five minutes: the current minute, and the four minutes before it.
 MINUTES: Final = 5
-# With fewer than eight attempts in five minutes, the newest attempt alone decides whether the listener is failing.
+# With fewer than eight attempts in five minutes, a listener is failing if its newest attempt failed.
 ENOUGH: Final = 8
 # With eight or more attempts in five minutes, a listener is usually failing if over a quarter of them failed.
 FAILING: Final = 0.25
@@ -115,8 +115,8 @@ class Recent:
         self._with = (-1, -1, False)
 
     def text(self, parked: int, retrying: int, *, alive: bool) -> str:
-        """Return a text with these numbers and the counts of attempts. Kafka stores it beside the listener's committed
-        offset. `parked` and `retrying` are numbers of deliveries. `alive` is True if the listener's newest probe
+        """Return a text with the counts of recent attempts, and the numbers of `parked` and `retrying` deliveries.
+        Kafka stores the text beside the listener's committed offset. `alive` is True if the listener's newest probe
         succeeded, but attempts after this probe failed.
         """
         if self._with != (parked, retrying, alive):

@@ -96,7 +96,7 @@ class Selection:
     actor: str | None = None
     message: MessagePosition | None = None
     # `_needles` holds the ids of the wanted organization and listener, and the wanted actor.
-    # If one text in `_needles` is not in a record's bytes, the record can't match.
+    # A record can match only if its bytes contain every text in `_needles`.
     _needles: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     _beginnings: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     _queue: bytes = field(init=False, repr=False, compare=False)
@@ -145,8 +145,8 @@ class Selection:
         """Return False if it is certain that none of several records matches the filter, else True. `values` holds the
         bytes of all these records, which are not decoded.
 
-        Do not use this method for the topic `control`: some of its events concern a queue or message without the id of
-        this queue or message.
+        Do not use this method for the topic `control`: some of its events concern a queue or message, but do not
+        contain its id.
         """
         if not all(needle in values for needle in self._needles) or self._queue not in values:
             return False
@@ -181,8 +181,8 @@ class Selection:
         return about in self.queue_listener_ids
 
     def _story_of(self, event: Event) -> Event | None:
-        """Return the event without data about other messages than the filter's message. Return None if the event is not
-        about this message. If the filter is for no single message, return the event unchanged.
+        """Return the part of the event that is about the filter's message. Return None if no part is about this
+        message. If the filter is for no single message, return the event unchanged.
         """
         message = self.message
         if message is None:

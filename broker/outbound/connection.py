@@ -108,7 +108,7 @@ class Connection(asyncio.Protocol):
         self._bytes = 0
         self._answered = True
         self._end: asyncio.TimerHandle | None = None
-        self._ended = 0  # The number of HTTP answers in the bytes that were received last. Two or more are an error.
+        self._ended = 0  # The number of HTTP answers that end in the newest received bytes. Two or more are an error.
         self._head: list[bytes] = []  # the answer's first bytes
         self._again = b""  # The bytes of the newest short answer. A next answer with equal bytes is not parsed.
         self._again_status = 0
@@ -128,7 +128,7 @@ class Connection(asyncio.Protocol):
         return self._owned
 
     def send(self, request: bytes, work: Any, at: float) -> None:
-        """Send a request. `work` is an object of the caller, but not None. `at` is the event loop's time in seconds."""
+        """Send a request. `at` is the event loop's time in s. `work` (not None) is kept until the answer has ended."""
         self.work = work
         self.at = at
         self._answered = False

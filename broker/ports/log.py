@@ -80,7 +80,7 @@ class NotStored(LogUnavailable):
 class NoMember(LogUnavailable):
     """The error of a process that is not a member of its consumer group any more.
 
-    The process's partitions belong to other members, or will be assigned anew.
+    Other members own the process's partitions now, or the group will assign the partitions again.
     """
 
 
@@ -209,8 +209,8 @@ class MessageLog(Protocol):
     def append_for(
         self, writer: Acknowledged, build: BuildRecord, *, ordering_key: str | None = None, size: int = 0
     ) -> None:
-        """Append a message like append(), but return nothing: later call set_result() or set_exception() of `writer`
-        with the result. Such a call is faster than the future of append().
+        """Append a message like append(), but return nothing. When the result is known, call set_result() or
+        set_exception() of `writer` with it. This is faster than the future of append().
 
         If this method itself raises Unavailable, nothing is stored and `writer` gets no result.
         """

@@ -28,9 +28,9 @@ from cli.printing import say
 def command(*, url: str, profile: str) -> None:
     """Save the URL of a server and an API key as a profile. Create a key in the console, or with `everput keys create`.
 
-    From now on, commands use this profile. It is not used if you give a key (--key, EVERPUT_API_KEY or
-    EVERPUT_API_KEY_FILE), another --url or another --profile. Without these options, a command still prefers the key in
-    the file `api-key` of its --data-dir (by default `data`), if there is such a file.
+    From now on, commands use this profile. But --profile, --url and a key (--key, EVERPUT_API_KEY or
+    EVERPUT_API_KEY_FILE) come before the profile. Without them, the key in the file `api-key` of a command's --data-dir
+    (by default `data`) also comes first.
 
     Set the key in EVERPUT_API_KEY, or name a file with the key in EVERPUT_API_KEY_FILE. Otherwise, type the key when
     asked, or give it on standard input. The key is saved only if the server accepts it. Only you can read the file with

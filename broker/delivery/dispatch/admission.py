@@ -37,7 +37,7 @@ class Admission(Enum):
     FAR = "its message's `deliver_at` is far: it moves to `outstanding` until then"
 
 
-# Read these members of the enumeration once: reading one is slow, and every delivery is compared with them.
+# Reading a member of an enumeration is slow, and each delivery is compared with these two. So read both only once.
 BEGIN: Final = Admission.BEGIN
 _QUEUED: Final = Admission.QUEUED
 

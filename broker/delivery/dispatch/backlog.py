@@ -34,8 +34,8 @@ class Lagging(Protocol):
 
 
 class Backlog:
-    """The partitions in which one listener lags: it still needs messages that are older than the newest messages in
-    Kafka.
+    """The partitions in which one listener lags: it does not get new messages as soon as they are read, because it
+    still needs older ones.
 
     Before retention deletes these messages, the listener's deliveries of them move to the topic `outstanding`, with the
     messages' data. For this move, a message is loaded even if the listener's memory is full. But it waits while

@@ -112,7 +112,7 @@ class Delivery:
         self.offset = offset
         self.message = message  # None while the delivery does not need its message in memory
         self.state: State = MISSING
-        self.number = 0  # attempts so far: one counts when its request is sent, or when connecting has failed
+        self.number = 0  # attempts so far: an attempt counts when its request is sent, or when connecting has failed
         # True if an attempt was repeated at once, because the listener had closed the idle connection that it used.
         self.again = False
         self.first_of_key = False  # True while later deliveries with the same ordering key wait for this one
@@ -178,7 +178,7 @@ class Stream:
         self.pressing = False
         self.requested = False  # waits for a catch-up reader
         self.fetch_bytes = dispatcher.tuning.fetch_bytes_first  # bytes of the next catch-up read
-        # Kafka will soon delete the messages below the offset `set_aside_below`. It is 0 if Kafka will delete none.
+        # Kafka will soon delete the messages below the offset `set_aside_below`. If it is 0, no messages.
         # Unfinished deliveries of messages below `set_aside_below` move to the topic `outstanding`.
         self.set_aside_below = 0
         self.from_outstanding: set[Delivery] = set()  # deliveries taken back from `outstanding`
@@ -205,8 +205,8 @@ class Stream:
         """Return the offset, with its metadata, that a checkpoint commits for this listener and partition.
 
         `tail` is the offset of the partition's next new message. The other parameters are about the listener's
-        deliveries in the topic `outstanding`: `waiting`, `parked` and `retrying` are their numbers, and `since_ms` is
-        the put time of the oldest message that waits.
+        deliveries in the topic `outstanding`: `waiting`, `parked` and `retrying` say how many of them wait, are parked,
+        or will be retried. `since_ms` is the put time of the oldest message that waits.
         """
         window = self.window
         tail = self.dispatcher.listener.reach(self.partition, tail)

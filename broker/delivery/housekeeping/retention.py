@@ -119,7 +119,8 @@ class Retention:
             below = young[partition]
             lags.extend(_Lag(partition, one, below) for one, offset in stands.items() if offset < below)
             # Delete only messages below `low`: by their committed offsets, all listeners have finished these messages.
-            # If a delivery moves to `outstanding` during this call, its message is kept: its offset is `low` or higher.
+            # If a delivery moves to `outstanding` during this call, its message has the offset `low` or a higher one.
+            # So this call does not delete the message.
             bare_ms = self._earlier(before_ms, self._outstanding.oldest_bare_put_ms(partition))
             kept_ms = self._earlier(before_ms, self._outstanding.oldest_put_ms(partition))
             await self._delete(partition, bare_ms, min(low, ends[partition]), changes_ms=kept_ms)

@@ -83,9 +83,9 @@ class Partition:
         return self._ring_bytes
 
     def pass_over(self, last: int) -> None:
-        """Skip the unreadable records from the next new offset to `last`, so that newer messages are delivered. For
-        each listener that needs these records, a catch-up reader tries once more to read them. If it can't, it parks
-        their deliveries (keeps them without further attempts).
+        """Skip the unreadable records up to the offset `last`, so that newer messages are delivered. For each listener
+        that needs these records, a catch-up reader tries once more to read them. If it can't, it parks their deliveries
+        (keeps them without further attempts).
         """
         if last < self.tail:
             return

@@ -22,7 +22,7 @@ def main() -> None:
         import ctypes
 
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        # If the parent ended before prctl() was called, the kernel will never send the signal. So exit here.
+        # If the parent ended before prctl() was called, the kernel will never kill this process. So exit here.
         if os.getppid() != int(parent):
             sys.exit(1)
     os.execv(command[0], command)  # noqa: S606 - the command is ours, and no shell is wanted
