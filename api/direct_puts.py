@@ -71,7 +71,7 @@ class DirectPut:
         raise NotImplementedError
 
     def is_permitted(self) -> bool:
-        """Return whether the API key is valid and in the cache, and may put messages on this queue now."""
+        """Return whether this put's API key is valid and in the cache, and may put messages on the queue now."""
         return self._puts.target(self.url, self.sent) is not None
 
     def begin(self, body: bytes) -> bool:

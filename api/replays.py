@@ -130,9 +130,8 @@ def _fields(replay: Replay, listener: Listener | None) -> dict[str, Any]:
 
 
 def _planned(planned: ReplayStarted, listener: Listener) -> dict[str, Any]:
-    """Return a planned replay as JSON. The estimate of its duration uses the replay's own rate limit, or else the
-    listener's. If both have none, or if the limit is above EXPECTED_PER_S, the estimate uses EXPECTED_PER_S messages a
-    second.
+    """Return a planned replay as JSON. The estimate of its duration assumes EXPECTED_PER_S messages a second, or the
+    rate limit if the limit is lower. The replay's own rate limit counts; without it, the listener's rate limit counts.
     """
     limit_per_s = planned.rate_per_s or listener.settings.rate_per_s or EXPECTED_PER_S
     return {

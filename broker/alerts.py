@@ -59,8 +59,8 @@ _OTHERS_MAX: Final = 200
 _GONE: Final = "the listener answered 410"
 _BURST: Final = 100.0  # A worker begins at most this many alerts of one organization in a burst.
 _PER_S: Final = 0.1  # After a burst of 100 alerts, a worker begins one alert of the organization every 10 s.
-# In each check, a worker begins or ends about 100 alerts, at most, about a full disk or a damaged log.
-# Alerts of the operator's organizations about the disk or the log do not count towards these 100.
+# In each check, a worker begins or ends at most about 100 alerts of the kinds `disk.low` and `log.damaged`.
+# The limit of 100 alerts in each check does not apply to alerts of the operator's organizations.
 # Without this limit, a full disk could begin alerts of all organizations at once. An alert takes 2 KiB in Kafka.
 _SHARED_BURST: Final = 100.0
 _SHARED_PER_S: Final = _SHARED_BURST / LOOK_S

@@ -103,7 +103,9 @@ def get_listener(queue_id: str, listener_id: str) -> Request[answers.ListenerNow
 def update_listener(
     queue_id: str, listener_id: str, *, if_match: str | None = None, **changes: Any
 ) -> Request[answers.ListenerAnswer]:
-    """Update the given fields of a listener. `batch=None` sends one message in each request."""
+    """Update the given fields of a listener. With `batch=None`, each request to the listener carries one message from
+    now on.
+    """
     path = _listener(queue_id, listener_id)
     return Request(method="PUT", path=path, answer=answers.ListenerAnswer, body=changes, **_condition(if_match))
 
@@ -208,8 +210,8 @@ def redrive_listener(
 
 
 def cancel_redrives(queue_id: str, listener_id: str) -> Request[answers.RedriveAnswer]:
-    """Cancel the listener's redrives. If a redriven delivery has not been attempted since the redrive, it becomes
-    parked or retrying again, as it was before.
+    """Cancel the listener's redrives. A redriven delivery that was not attempted since the redrive becomes parked or
+    retrying again, as before the redrive.
     """
     return Request(method="DELETE", path=_listener(queue_id, listener_id, "redrive"), answer=answers.RedriveAnswer)
 
@@ -373,7 +375,9 @@ def ask_for_password_reset(email: str) -> Request[answers.ResetAskedAnswer]:
 
 
 def reset_password(token: str, new_password: str) -> Request[answers.AccountAnswer]:
-    """Set a new password with the token in the link of a mail. All sessions of the account end."""
+    """Set a new password. `token` is in the link of the mail that was requested with ask_for_password_reset(). All
+    sessions of the account end.
+    """
     body = {"token": token, "new_password": new_password}
     path = "/v1/accounts/password-reset"
     return Request(method="PUT", path=path, answer=answers.AccountAnswer, body=body, repeatable=False)
@@ -395,7 +399,7 @@ def get_session() -> Request[answers.SessionAnswer]:
 
 
 def end_session(which: str = "this") -> Request[answers.EndedSessionAnswer]:
-    """End sessions. `which` is `this` session, the account's `others`, or `all` of them."""
+    """End sessions. `which` is `this` (the session of this request), `others` (the account's other sessions) or `all`."""
     query = {} if which == "this" else {"which": which}
     path = "/v1/sessions"
     return Request(method="DELETE", path=path, answer=answers.EndedSessionAnswer, query=query, repeatable=False)

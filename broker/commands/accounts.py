@@ -100,8 +100,8 @@ class AccountCommands:
         """Return the account with this e-mail address and password.
 
         Raises WrongPassword if the address or the password is wrong, or if a temporary password was used or has
-        expired. An unknown address takes as long as a known one, so nobody can find out which addresses have an
-        account. Raises AccountBlocked if the password is right but the account is blocked.
+        expired. The check of an unknown address takes as long as that of a known address. So the duration does not show
+        which addresses have an account. Raises AccountBlocked if the password is right but the account is blocked.
         """
         await self._view.caught_up()
         account = self._view.state.accounts.account(email)

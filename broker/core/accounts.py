@@ -34,7 +34,7 @@ class Account:
     """A person's account, with an e-mail address, and a password, an identity or both.
 
     `identity` has the URL of the OpenID Connect provider that signs the person in, and the person's id at the provider.
-    It is None if the account is linked to no provider. If `password_hash` is empty, no password works.
+    `identity` is None if the account is linked to no provider. If `password_hash` is empty, no password works.
 
     A blocked account has no session and gets none. A temporary password opens only one session, before
     `one_time_until_ms`. `one_time_until_ms` is 0 after the temporary password was used, and None if the password is not

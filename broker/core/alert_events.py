@@ -12,8 +12,8 @@ from broker.core.event import Event
 
 
 class AlertThresholds(msgspec.Struct, frozen=True, kw_only=True):
-    """The thresholds at which alerts about a listener begin. 0 means that no alert begins. None in a listener's
-    settings means that the queue's threshold applies. None in a queue's settings means that the default applies.
+    """The thresholds at which alerts about a listener begin. With a threshold of 0, no alert begins. If a listener's
+    threshold is None, the queue's threshold applies. If the queue's threshold is None, too, the default applies.
     """
 
     lag_messages: int | None = None  # messages that wait

@@ -94,8 +94,8 @@ DEFAULTS: Final = Thresholds()
 
 
 def thresholds(*sources: AlertThresholds | UnsetType) -> Thresholds:
-    """Return the alert thresholds for a listener. Each threshold comes from the first of the sources that sets it, or
-    else from the defaults.
+    """Return the alert thresholds for a listener. Each threshold comes from the first source that sets it. If no source
+    sets it, the default applies.
     """
     set_ones: dict[str, int] = {}
     for source in sources:

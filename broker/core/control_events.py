@@ -135,8 +135,8 @@ class ListenerUpdated(Event, frozen=True, kw_only=True, tag="listener.updated"):
 class ListenerSecretRotated(Event, frozen=True, kw_only=True, tag="listener.secret_rotated"):
     """The event which says that a listener got a new signing secret.
 
-    `sealed_secret` is the new secret, encrypted. Until `former_end_at_ms`, requests are also signed with the listener's
-    former secrets.
+    `sealed_secret` is the new secret, encrypted. Requests are also signed with the listener's former secrets, at the
+    latest until `former_end_at_ms`.
     """
 
     urgent: ClassVar[bool] = True

@@ -87,7 +87,7 @@ def key_sha256(text: str) -> str:
 
 
 def key_prefix(text: str) -> str:
-    """Return the first characters of an API key, by which people tell keys apart."""
+    """Return the first characters of an API key. Lists of keys show them, so that people can tell keys apart."""
     return text[:_SHOWN]
 
 

@@ -97,11 +97,11 @@ def command(
 ) -> None:
     """Show the listeners of QUEUE (a name or an ID), or of all queues, the worst first: state, backlog, last error.
 
-    The exit code is 1 if one of these problems is found. A listener is down or failing, or has parked deliveries
-    (--fail-on changes this list). A listener is beyond --lag-max or --age-max-s. The organization may store no more
-    bytes. The log is damaged. A process of --admin does not answer, or is not ready.
+    The exit code is 1 if the report shows a problem, and 2 if the API does not answer.
 
-    The exit code is 2 if the API does not answer.
+    A listener is a problem if it is down or failing, has parked deliveries (--fail-on changes this list), or is beyond
+    --lag-max or --age-max-s. Other problems: the organization may store no more bytes, the log is damaged, or a process
+    of --admin does not answer or is not ready.
     """
     check_address(url, key)
     with contextlib.suppress(KeyboardInterrupt), errors_as_refusals(url):

@@ -292,7 +292,7 @@ class Attempts:
             self.answers.unanswered(attempts_of(counted), connection.times)
 
     def released(self, connection: Connection) -> None:
-        """Handle the end of an answer. Keep the connection, except if its address is old or sockets are scarce."""
+        """Handle the end of an answer. Keep the connection if the URL is unchanged and sockets are not scarce."""
         self._note_took(connection)
         connection.at = self._loop.time()
         self.connections.release(connection)
