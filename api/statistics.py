@@ -87,10 +87,11 @@ def time_steps(now: int, query: Mapping[str, str]) -> tuple[int, int, int]:
 
 
 def _step_ms(text: str | None, span_ms: int) -> int:
-    """Return the length of one step of a time series, in milliseconds.
+    """Return the length of one step of a time series, in milliseconds. Raises BadParameter if the client asked for a
+    length that is not valid.
 
-    `text` is the length that the client asked for. If `text` is None, the length of a step is chosen to suit `span_ms`,
-    the length of the whole series.
+    `text` is the length that the client asked for. If `text` is None, the length is chosen to suit `span_ms`, the
+    length of the whole series.
     """
     if text is None:
         return next((one for one in _USUAL_MS if span_ms <= one * _POINTS_USUAL), _DAY_MS)

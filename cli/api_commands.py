@@ -73,7 +73,9 @@ def asks(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def api_client(url: str, key: str, *, give_up_after_s: float = GIVE_UP_AFTER_S) -> Iterator[Client]:
-    """Yield a client of the API. Its errors become errors of the command, which are shown without a traceback."""
+    """Yield a client of the API. Errors of the client become errors of the command, which are shown without a
+    traceback.
+    """
     check_address(url, key)
     with errors_as_refusals(url), WaitingClient(url, key, give_up_after_s=give_up_after_s) as client:
         yield client
@@ -103,9 +105,9 @@ def check_address(url: str, key: str) -> None:
 def errors_as_refusals(url: str) -> Iterator[None]:
     """Turn errors of the API client into errors of a command.
 
-    Raises ConfigurationError if no API answers, or if the API can't answer at the moment (429, 502, 503 or 504). Also
-    raises ConfigurationError if the API key is refused, or has no right to this request. Raises Refused if the API
-    refuses the request for another reason.
+    Raises ConfigurationError if no API answers, if the answer is not usable, or if the API can't answer at the moment
+    (429, 502, 503 or 504). Also raises ConfigurationError if the API key is refused, or has no right to this request.
+    Raises Refused if the API refuses the request for another reason.
     """
     try:
         yield
@@ -132,9 +134,10 @@ def nothing_answers(url: str, error: Exception) -> ConfigurationError:
 
 
 def find_queue(client: Client, queue: str) -> str:
-    """Return the id of the queue with this id or name. Raises NotFound if there is no such queue.
+    """Return the id of the queue with this id or name. Raises NotFound if there is no such queue that the API key may
+    read.
 
-    If the API key may not read queues, an id is returned without a check. For a name, NoNames is then raised.
+    If the API key may read no queues at all, an id is returned without a check, and a name raises NoNames.
     """
     queue_id = whole_id(queue)
     try:

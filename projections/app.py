@@ -135,8 +135,7 @@ class Projections:
         app, self._app = self._app, None
         if app is not None:
             stopping = asyncio.ensure_future(app.stop())
-            # Use wait(), which returns at the timeout. wait_for() would wait longer: until Faust handles a
-            # cancellation.
+            # wait() returns at the timeout. wait_for() would wait longer: until Faust has handled a cancellation.
             await asyncio.wait([stopping], timeout=_STOP_S)
             if not stopping.done():
                 stopping.cancel()
@@ -145,7 +144,7 @@ class Projections:
                 log.warning("projections.stop_failed error=%r", stopping.exception())
         group, self._group = self._group, None
         if group is not None:
-            # Ignore that Kafka does not answer: Kafka itself deletes an unused consumer group later.
+            # If Kafka does not answer, do not delete the group: Kafka itself deletes unused groups later.
             with contextlib.suppress(LogUnavailable):
                 await self._control.delete_group(group)
         if self._ended is not None and not self._ended.done():

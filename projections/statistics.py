@@ -119,7 +119,7 @@ class Statistics:
 
 def _fold(counting: Counting, failed: Callable[[BaseException], None]) -> Callable[[Any], Awaitable[None]]:
     """Return the Faust agent that counts the statistics. If a batch of records can't be counted, the agent calls
-    `failed`. This function must make the caller restart the Faust app.
+    `failed`, which must make the Faust app start again.
     """
 
     async def statistics(stream: Any) -> None:

@@ -50,7 +50,9 @@ class WrongCursor(Refused):
 
 
 class Entry(NamedTuple):
-    """An event of the log with its topic, partition and offset. The log is ordered by the time `log_ms`."""
+    """An event of the log with its topic, partition and offset. `log_ms` is the highest record time in the partition up
+    to this event. The log is ordered by this time.
+    """
 
     log_ms: int
     topic: str
@@ -60,8 +62,8 @@ class Entry(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """The next events for a reader of the log, and a page token. A read with this token continues after these events.
-    `complete` is true if the requested range has no further events.
+    """The next events for a client that reads the log, and a page token. A read with this token continues after these
+    events. `complete` is true if the range that the client wants has no further events.
     """
 
     entries: Sequence[Entry]

@@ -83,8 +83,8 @@ class Cursor:
 
     @classmethod
     def from_metadata(cls, offset: int, text: str) -> Cursor:
-        """Decode a listener's progress from a committed offset and its metadata. If the metadata has another format,
-        for example because a tool has reset the offset, use only the committed offset.
+        """Decode a listener's progress from a committed offset and its metadata. If the metadata is not valid, for
+        example because a Kafka tool has reset the offset, use only the committed offset.
         """
         try:
             version, packed, pending, oldest, state, error, *more = text.split(" ")

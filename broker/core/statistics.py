@@ -22,7 +22,7 @@ from broker.core.histogram import BOUNDS_MS, buckets
 MINUTE_MS: Final = 60_000
 # Messages and attempts older than 30 days need not be counted: the topic `statistics` keeps its records for 30 days.
 KEPT_MS: Final = 30 * 24 * 60 * MINUTE_MS
-# Ignore an event in the topic `statistics` if its writer had left over 200 records before the event unread.
+# Ignore an event in `statistics` if over 200 records came between its writer's last read of the topic and the event.
 LATE_MAX: Final = 200
 _ANSWER_CHARS_MAX: Final = 32
 _STATUSES: Final = range(100, 600)
@@ -195,8 +195,8 @@ class Totals:
         return 0 if at is None else at.minute
 
     def counted(self, at_ms: int, after: int) -> StatisticsCounted:
-        """Return the event that stores these counts in the topic `statistics`. `after` is an offset of this topic: this
-        process has read all records before it.
+        """Return the event that stores these counts in the topic `statistics`. `after` is the offset up to which this
+        process has read the topic: the offset of the first record that it has not read.
         """
         ranges = tuple(
             (lane.topic, lane.partition, self.begins.get(lane, Position(0)).offset, end.offset, end.minute)
@@ -251,9 +251,11 @@ class Coverage:
         self.positions: dict[Lane, Position] = {}
 
     def accept(self, offset: int, event: StatisticsCounted) -> bool:
-        """Return whether the event at this offset of the topic `statistics` is valid. The event is not valid if it
-        covers an offset that an earlier valid event covers. It is also not valid if it was written late: its writer had
-        left more than LATE_MAX records before it unread. If the event is valid, remember which offsets it covers.
+        """Return whether the event at this offset of the topic `statistics` is valid. If so, remember which offsets the
+        event covers.
+
+        The event is not valid if it covers an offset that an earlier valid event covers. It is also not valid if it was
+        written late: more than LATE_MAX records came between its writer's last read of the topic and the event.
         """
         if offset - event.after > LATE_MAX:
             return False
@@ -378,8 +380,8 @@ def _backwards(now: int, growths: Sequence[int]) -> list[int]:
 class QueuesSeries(Series):
     """The statistics of several queues together over time.
 
-    `queues` maps a queue's id to its listeners, and each listener's id to the time of its creation. A put makes one
-    delivery wait for each listener that existed in the minute of the put.
+    `queues` maps the id of each queue to the queue's listeners: each listener's id, with the time of its creation. A
+    put counts as one waiting delivery for each listener that existed in the minute of the put.
     """
 
     def __init__(self, from_ms: int, step_ms: int, number: int, queues: Mapping[str, Mapping[str, int]]) -> None:

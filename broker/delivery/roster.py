@@ -134,10 +134,10 @@ class Roster:
         self._means.ticks.remove(dispatcher)
 
     def tell(self, event: Event) -> None:
-        """Handle events after which kept data must be examined. Ignore all other events.
+        """Handle an event after which stored data must be examined. Ignore other events.
 
         After an event about a replay, or the deletion of a listener or queue, look for data that can be deleted. If an
-        unreadable range of the log can be read again or was given up as lost, examine the parked deliveries again.
+        unreadable range of the log can be read again, or was given up as lost, examine the parked deliveries again.
         """
         assignment = self.assignment
         if isinstance(event, LogMended):
@@ -151,7 +151,7 @@ class Roster:
                 elif event.topic == "changes":
                     self._means.run(self._changes_mended(partition, first, last))
                 elif event.topic in ("outstanding", "deliveries"):
-                    # Some deliveries stayed parked because of this range. So examine all parked deliveries again.
+                    # Some deliveries stayed parked because a range was unreadable. So examine all parked deliveries.
                     self._means.run(review())
         elif isinstance(event, ListenerDeleted | QueueDeleted) or getattr(event, "replay_id", None) is not None:
             assignment.ended_listeners.look()
@@ -246,8 +246,8 @@ class Roster:
         return open_listener(self._sealer, listener)
 
     def place(self, listener: Listener, cursors: Mapping[int, Cursor]) -> None:
-        """Start delivery to the listener in each of this worker's partitions, at its committed offset or else at its
-        start offset, so that it gets its queue's messages.
+        """Start delivery to the listener in each of this worker's partitions. Begin at the listener's committed offset.
+        Without a committed offset, begin at the listener's start offset.
         """
         dispatcher = self.dispatchers.get(listener.id)
         if dispatcher is None:

@@ -108,7 +108,7 @@ class Worker:
 
     async def start(self) -> None:
         """Join the consumer group, and wait until delivery has begun in the partitions that Kafka assigns to this
-        worker. If Kafka assigns none, return when Kafka has said so.
+        worker. If Kafka assigns no partitions, return at once.
 
         Raises LogUnavailable if Kafka can't be reached. If one of the worker's loops fails meanwhile, raises the error
         of the loop.
@@ -264,7 +264,9 @@ class Worker:
                     await asyncio.sleep(self.tuning.tick_s)
 
     async def _take_over(self, partitions: list[int], assignment: Assignment) -> None:
-        """Read all committed offsets, add a dispatcher for each listener, and begin to deliver."""
+        """Take the partitions over: read all committed offsets, add a dispatcher for each listener, and begin to
+        deliver.
+        """
 
         async def read() -> tuple[Positions, dict[int, Taken]]:
             assignment.share = await self.kafka.membership.share(partitions)
@@ -305,7 +307,7 @@ class Worker:
         """Add a dispatcher for each of these listeners, with the listener's newest settings. Return False if a
         rebalance has begun meanwhile: some dispatchers may then be missing.
         """
-        # Yield to the event loop now and then. _begin(), which comes next, must run without interruption.
+        # Yield to the event loop here, and not in _begin(), which must run without interruption.
         for count, listener_id in enumerate([listener.id for listener in listeners], 1):
             if count % self.tuning.opened_at_once == 0:
                 await asyncio.sleep(0)

@@ -41,7 +41,7 @@ class Appender:
         self._timeout_s = timeout_s
         self.name = topic
         self.refusal: Refusal | None = None  # why append_one() refuses records
-        # By partition: the records that wait to be sent until Kafka has acknowledged the batch before them.
+        # By partition: records that can be sent only after Kafka has acknowledged the batch before them.
         self._waiting: dict[int, deque[_Waiting]] = {}
         self._writing: set[asyncio.Task[None]] = set()
 

@@ -64,7 +64,7 @@ class Together(Append):
         return Part(self.build, done, self.deadline, count)
 
     def add_to(self, batch: Any, items: list[Append], partition: int) -> bool:
-        """Add this group's messages to a record batch. If the batch is empty, add as many messages as fit. Otherwise
+        """Add messages of this group to a record batch. If the batch is empty, add as many messages as fit. Otherwise,
         add the whole group, or nothing if the group does not fit.
 
         Return True if no message of the group is left to add: all are in batches, or the group has failed.
@@ -117,8 +117,9 @@ class Part(Append):
 
 class AppendQueue:
     """A first-in, first-out queue of messages that wait for a record batch. `count` is the number of the queue's
-    messages, and `size` is their total size in bytes. Both include all messages of a group until its last message is in
-    a batch.
+    messages, and `size` is their total size in bytes.
+
+    All messages of a group count until the last message of the group is in a batch.
     """
 
     __slots__ = ("_items", "count", "size")

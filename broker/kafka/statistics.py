@@ -102,10 +102,7 @@ class _Follower:
 
 async def read_on(requests: KafkaRequests, topic: str, partition: int, offset: int) -> tuple[list[Record], int]:
     """Read records of a partition from an offset on. Return the records, and the offset at which the next read must
-    begin.
-
-    If the returned offset equals the given offset, the partition has no more records. Unreadable and deleted records
-    are skipped.
+    begin. If both offsets are equal, the partition has no more records. Unreadable and deleted records are skipped.
     """
     try:
         fetched = await requests.read(topic, partition, offset)
@@ -158,8 +155,8 @@ class Counting:
         self._restart({lane: follower.coverage.positions.get(lane) or begins[lane] for lane in lanes})
 
     def forget_reads(self) -> None:
-        """Let read() read all records again that were read but not counted yet. For example, a rebalance may have
-        dropped them.
+        """Let read() read all records again that were read but not counted yet. For example, Faust may have dropped
+        them in a rebalance.
         """
         self._assignment += 1
         self._looked_s = time.monotonic()
@@ -170,8 +167,8 @@ class Counting:
         self.forget_reads()
 
     def _overtaken(self) -> None:
-        """Drop the counts in memory that are not written to Kafka. Then continue to count after the last records whose
-        counts are in Kafka.
+        """Drop the counts in memory that are not written to Kafka, and count their records again if their counts are
+        not in Kafka.
 
         Call this if another process has counted some of the same records, or if an error may have made some counts
         wrong.
@@ -212,6 +209,7 @@ class Counting:
 
     async def read(self) -> list[Batch]:
         """Read one batch from each partition that has new records, but from no more than four partitions in one call.
+        Skip partitions whose last batch is not counted yet.
 
         Raises LogUnavailable if Kafka does not answer.
         """

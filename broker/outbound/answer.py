@@ -133,15 +133,15 @@ def secrets_of(values: Iterable[str]) -> tuple[str, ...]:
 
 
 def hidden(text: str, secrets: Sequence[str]) -> str:
-    """Return the text with an ellipsis in place of each secret, and of each signature of the form `v1,…`."""
+    """Return the text with `…` in place of each secret, and `v1,…` in place of each signature."""
     for secret in secrets:
         text = text.replace(secret, HIDDEN)
     return _SIGNATURE.sub("v1," + HIDDEN, text)
 
 
 def without_beginning(text: str, secrets: Sequence[str]) -> str:
-    """Replace the end of a text by an ellipsis if the text ends with the first characters of a secret, at least four.
-    The text may have been cut in the middle of the secret.
+    """Replace the end of a text by an ellipsis if the end may be the beginning of a secret: at least its first four
+    characters. The text may have been cut in the middle of the secret.
     """
     for secret in secrets:
         at = text.find(secret[:_SECRET_CHARS_MIN], max(0, len(text) - len(secret)))

@@ -39,7 +39,7 @@ REFUSE_FROM: Final = 0.25
 KILL_AT: Final = 0.5
 ACCEPT_AFTER_S: Final = 2.0  # seconds after the last put
 TICK_S: Final = 0.1
-# If no message is put or received for 40 s, the demo gives up. Kafka needs less time to notice a killed worker.
+# If no message is put or received for 40 s, the demo gives up. Kafka notices a killed worker sooner.
 PATIENCE_S: Final = 40.0
 CONCURRENCY: Final = 16
 _OVER: Final = object()

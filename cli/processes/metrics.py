@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # only for type checks: the supervisor imports this module, b
 
 ORGANIZATIONS_SHOWN: Final = 20
 # A metric of single listeners shows the 20 listeners with the highest value, such as the most parked deliveries.
-# If a metric shows the 20 with the most attempts and the 20 with the most failed attempts, it has up to 40 listeners.
+# A metric of the 20 listeners with the most attempts and the 20 with the most failed attempts has up to 40 listeners.
 LISTENERS_SHOWN: Final = 20
 # A listener's histogram has fewer buckets than other histograms, because each bucket adds a time series.
 _LISTENER_BOUNDS_MS: Final = (5, 20, 100, 500, 2_000, 10_000, 60_000)
@@ -246,9 +246,9 @@ def _by_listener(metrics: Metrics, now: Condition) -> Iterator[Metric]:
     """Yield the metrics of attempts to single listeners: to the listeners with the most attempts, and to those with the
     most failed attempts.
 
-    Attempts of the last five minutes decide which listeners are shown. If two listeners have equally many, all their
+    Attempts of the last five minutes decide which listeners are shown. If two listeners have equally many, their
     attempts since the worker began to deliver to them decide. The worker also counts the attempts to listeners that are
-    not shown. So when a listener is shown again, its counters include the attempts made meanwhile.
+    not shown, so the counters are complete when these listeners are shown.
     """
     found = metrics.by_listener
 

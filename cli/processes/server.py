@@ -207,8 +207,8 @@ class _WebSocket(_Written, WebSocketsSansIOProtocol):
 class _Lingering:
     """A transport with another close(), which closes the connection only after the client has sent its whole request.
 
-    If the server closed the connection earlier, a client that is still sending would get a reset, and would not see the
-    answer (RFC 9112, 9.6).
+    With the usual close(), a client that is still sending would get a reset, and would not see the answer (RFC 9112,
+    9.6).
     """
 
     def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
@@ -222,9 +222,9 @@ class _Lingering:
 class _Connection(_Written, DirectPutProtocol):
     """The connection of a client, with limits that uvicorn lacks. Errors are answered with problem details.
 
-    The size of a request's head, the time for sending a request, and the bytes of chunk extensions and trailers are
-    limited. Trailers are dropped. If PIPELINED_MAX requests wait for the answer to an earlier request, all later
-    requests are dropped, and the connection closes after the last answer.
+    Three things are limited: the size of a request's head, the time for sending a request, and the bytes of chunk
+    extensions and trailers. Trailers are dropped. If PIPELINED_MAX requests wait for the answer to an earlier request,
+    all later requests are dropped, and the connection closes after the last answer.
     """
 
     config: _Config
@@ -327,7 +327,7 @@ class _Connection(_Written, DirectPutProtocol):
     def on_headers_complete(self) -> None:
         self.in_head = False
         self._framing_bytes = -self._read_bytes
-        # Check the head's size, except if the head came in one socket read of at most HEAD_BYTES_MAX bytes.
+        # A head that came in one socket read of at most HEAD_BYTES_MAX bytes is small enough. Check all other heads.
         if self._read_bytes > HEAD_BYTES_MAX or self._head_bytes >= 0:
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if size > HEAD_BYTES_MAX:

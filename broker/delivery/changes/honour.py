@@ -53,7 +53,7 @@ class Taken:
     # `found` can also have earlier messages, but only those with a delivery in the topic `outstanding`.
     floor: int
     position: int  # the next offset of the topic `changes` to read
-    in_doubt_below: int  # An earlier worker that crashed may have sent messages below this offset.
+    in_doubt_below: int  # A worker that crashed may have sent messages below this offset without storing the results.
     # An earlier worker may have applied the updates and deletions below this offset of the topic `changes`.
     honoured_below: int
     found: dict[int, tuple[str, str, Change]] = field(default_factory=dict)

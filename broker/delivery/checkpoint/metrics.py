@@ -156,8 +156,8 @@ async def condition(
     *,
     at_once: int = TUNED.conditions_at_once,
 ) -> Condition:
-    """Return the state of the worker and its listeners. So that delivery continues meanwhile, yield to the event loop
-    after every few listeners, and after each count of a listener's deliveries in `outstanding`.
+    """Return the state of the worker and its listeners. Delivery continues meanwhile: yield to the event loop after
+    every few listeners, and after each listener with deliveries in `outstanding` was counted.
     """
     now = Condition(partitions=len(partitions), outstanding=len(outstanding), damaged=outstanding.damaged())
     for partition in partitions.values():

@@ -124,7 +124,7 @@ class Dispatcher:
         return memory.held < memory.held_max and memory.held_bytes < memory.bytes_share and self.listener.paused is None
 
     def stream(self, partition: int) -> Stream:
-        """Return the delivery stream of a partition. If none exists, create one for the next new messages."""
+        """Return the delivery stream of this partition. If none exists, create one for the next new messages."""
         stream = self.streams.get(partition)
         if stream is None:
             stream = self.streams[partition] = Stream(self, partition, Window())
@@ -409,8 +409,7 @@ def _return_cancelled(dispatcher: Dispatcher) -> None:
     ready = dispatcher.deliveries.ready
     cancelled = [delivery for delivery in ready if is_cancelled(delivery)]
     if cancelled:
-        # Returning a cancelled delivery may add the next delivery of its ordering key to `ready`.
-        # So remove the cancelled deliveries from `ready` first, and then return them one by one.
+        # First remove all cancelled deliveries from `ready`, because returning one can add another delivery to `ready`.
         others = [delivery for delivery in ready if not is_cancelled(delivery)]
         ready.clear()
         ready.extend(others)

@@ -26,8 +26,8 @@ _RECORD_BYTES_MIN: Final = 128  # A message's record has more than 128 bytes.
 
 
 class Source(Protocol):
-    """The source of older messages for listeners that lag. If messages can't be read, it can park their deliveries
-    (keep them without further attempts).
+    """The source of older messages for listeners that lag. It can also park deliveries whose messages can't be read:
+    the deliveries are kept without further attempts.
     """
 
     async def fetch(
@@ -46,15 +46,15 @@ class Source(Protocol):
         """Park deliveries whose messages can't be read: keep them without further attempts. Each item of `ranges` is a
         listener's dispatcher, and the first and the last offset of a range that can't be read.
 
-        Return False if this worker has not taken the partition over yet: nothing was parked then. Raises LogUnavailable
-        if Kafka does not answer, or if the worker has lost the partition.
+        Return False, and park nothing, if this worker has not taken the partition over yet. Raises LogUnavailable if
+        Kafka does not answer, or if the worker has lost the partition.
         """
 
 
 def _adapt(stream: Stream, start: int, end: int, tuning: Tuning) -> None:
-    """Set the size of the listener's next read of older messages. If the listener took all messages of this read,
-    double the size. If the listener took less than half, halve the size. Keep the size between `fetch_bytes_min` and
-    `fetch_bytes_max`.
+    """Set the size of the listener's next read of older messages. If the listener took all messages of this read, and
+    still lags, double the size. If the listener took less than half of them, halve the size. Keep the size between
+    `fetch_bytes_min` and `fetch_bytes_max`.
     """
     wanted = stream.window.wanted()
     if wanted is not None and wanted >= end:

@@ -47,8 +47,8 @@ class TailLoop:
             self._pass_over(damage)
 
     async def _feed(self, read: Mapping[int, Iterable[Record]]) -> None:
-        """Check that this worker still owns its partitions, and hand the new Kafka records to the partitions. If the
-        check fails, pause, and read the same records again later.
+        """Check that this worker still owns the partitions of these new Kafka records, and hand the records to the
+        partitions. If the check fails, pause, and read the same records again later.
         """
         assignment = self._roster.assignment
         owned = {number: assignment.partitions[number] for number in read if number in assignment.partitions}
