@@ -103,7 +103,7 @@ class ChangeFeed:
         self._positions: dict[tuple[str, int], int] = {}
         self._looks: deque[_Look] = deque(maxlen=LOOKS_MAX)
         self._epoch = secrets.token_hex(6)
-        self._number = 0  # The number of checks of the log that ended since `_epoch`, which begins a position, was set.
+        self._number = 0  # How many checks of the log have ended since `_epoch` was set. A position has both values.
         self._looking = False  # True while the log is read
         # By organization id: a number n. All checks of the log after the first n include the organization's records.
         self._known_since: dict[str, int] = {}
@@ -120,7 +120,8 @@ class ChangeFeed:
         self._waiting[organization_id] += 1
         try:
             if not known:
-                # A check of the log that has begun before may have skipped this organization's records: leave it out.
+                # If a check of the log runs now, it may have skipped this organization's records. So only later checks
+                # count.
                 self._known_since[organization_id] = self._number + self._looking
             if self._begun is None:
                 self._begun = asyncio.create_task(self._begin())

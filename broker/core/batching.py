@@ -38,7 +38,7 @@ class FormingBatch:
     def __init__(self, batch: Batch) -> None:
         self._bytes = 1  # the array's 2 brackets, minus the comma that its last element lacks
         self._bytes_max = batch.max_bytes
-        # `_messages_max` is the most messages allowed in this batch: fewer than `_limit` if one has failed before.
+        # `_messages_max` is the most messages allowed in this batch: fewer than `_limit` if one of them has failed.
         # `_limit` is the most messages allowed in any batch of this listener: `max_messages` in its settings.
         self._messages_max = self._limit = batch.max_messages
         self.messages = 0

@@ -16,7 +16,7 @@ from broker.core.codec import CLASSES, encode, wire_name
 from broker.core.events import AlertThresholds, Batch, ControlEvent, Event, ListenerSettings
 from broker.core.ids import parse_damaged_id
 
-# The topics that clients read as one log. If events have the same log time, the order of topics here decides.
+# The topics that clients read as one log. Events with the same log time are sorted by this order of topics.
 TOPICS: Final = ("control", "messages", "changes", "deliveries")
 # The log that clients read does not include these topics, because Kafka deletes or compacts their records.
 # Kafka compacts `outstanding`, keeps records of `claims` for two days, and records of `statistics` for thirty days.

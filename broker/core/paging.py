@@ -42,8 +42,8 @@ def newest(chunks: Sequence[Chunk[T]], limit: int, *, bytes_max: int | None = No
     next page has messages before these offsets.
 
     `chunks` has the messages that were read, one chunk for each partition. The page has at most `limit` messages, with
-    at most `bytes_max` bytes together. If the newest message alone is larger, the page has only this message. A message
-    is left for the next page if a partition may have a newer message that was not read yet.
+    at most `bytes_max` bytes together. If the newest message alone is larger, the page has only this message. If a
+    partition may have newer messages that were not read yet, older messages are left for the next page.
     """
     unread = [chunk for chunk in chunks if chunk.start > chunk.begin]
     floor_ms = max((chunk.oldest_at_ms for chunk in unread if chunk.oldest_at_ms is not None), default=None)

@@ -28,7 +28,8 @@ class Tuning:
     held_max: int = 512
     # For a listener with batches, the limit is this many full batches, if these have more messages than `held_max`.
     batches_held: int = 4
-    # If a listener that is new or was just down may have 2 attempts in flight, it may have 2 times this many messages.
+    # If a listener that is new or was just down may have 2 attempts in flight, it may have 2 times 4 messages in
+    # memory.
     # For a listener that is new or was just down, messages that wait for a retry do not count for `held_per_attempt`.
     held_per_attempt: int = 4
     # One listener's messages in memory have at most about this many bytes before decoding. Decoding doubles the bytes.
@@ -57,11 +58,11 @@ class Tuning:
     # Before Kafka deletes messages, their unfinished deliveries move to the topic `outstanding`.
     # Even if a listener's memory is full, this many of its messages may be loaded at a time to move to `outstanding`.
     set_aside_together: int = 64
-    # While this many bytes of a listener's messages move to `outstanding`, no others are loaded into its full memory.
+    # While messages of this many bytes move to `outstanding`, no more are loaded if the listener's memory is full.
     set_aside_bytes_max: int = 1 << 20
 
     # The following settings limit a listener's attempts, or decide its priority (dispatch/limits.py).
-    attempts_max: int = 1024  # A worker divides this number of attempts in flight among its listeners.
+    attempts_max: int = 1024  # A worker may have this many attempts in flight. Its listeners share them.
     # A listener may have at least this many attempts in flight, even if other listeners use up the worker's limit.
     attempts_min: int = 2
     # A new listener may have at most this many attempts in flight, because it may never answer.
@@ -96,7 +97,7 @@ class Tuning:
     begun_at_once: int = 8
     # Whenever a tick (regular work) has run for this long, it yields to the event loop, so that answers are read.
     turn_s: float = 0.002
-    # If the event loop is late by more than this, a worker first reads arrived answers, and then ends late attempts.
+    # If the event loop is late by more than this, a worker first reads arrived answers, and then times out attempts.
     stood_still_s: float = 0.1
     # While no listener needs regular work, ticks pause, and idle connections are closed only this often. 0: no pause.
     rest_s: float = 5.0
@@ -112,7 +113,7 @@ class Tuning:
     # For example, if 200 listeners are down, each is usually probed once a second (every 20 ticks) or more often.
     probes_calm: int = 10
     probes_min: int = 2  # Even on a busy machine, a worker may start this many probes in each tick (50 ms).
-    # If slow and failing listeners may get 20 attempts in a tick, 10 probes are permitted, too: 20 / this number.
+    # If slow and failing listeners may get 20 attempts in a tick, 10 probes may start, too: 20 / `permits_per_probe`.
     permits_per_probe: int = 2
     probe_timeout_s: float = 3.0
     # This fraction of a probe interval is random, so that listeners that failed together are not probed together.

@@ -224,7 +224,7 @@ def _mend_partition(path: Path, place: str, records_of: _RecordsOf | None) -> in
 
     `records_of(begin, end)` returns the export's records at the offsets [begin, end), or from `begin` on if `end` is
     None. If the length of a batch is damaged, the next damaged batches are found only after this batch is restored. So
-    search again after each search that restored a batch.
+    search again whenever a batch was restored.
     """
     damaged: list[str] = []
     mended = True

@@ -42,8 +42,8 @@ def command(
     down or paused, its deliveries wait.
 
     A redriven delivery gets all its attempts again. There is one exception: a retrying delivery that is still in a
-    worker's memory, usually for about a minute after its first attempt. It is only attempted sooner. Without MESSAGE,
-    the number that is shown leaves out such deliveries.
+    worker's memory, usually for about a minute after its first attempt. A redrive only makes its next attempt happen
+    now. Without MESSAGE, the number that is shown leaves out such deliveries.
 
     --cancel cancels all redrives of the listener. If a delivery was not attempted since its redrive, it is then parked
     or retrying as before.

@@ -66,7 +66,8 @@ def command(options: Options, folder: Path) -> None:
     if made.damaged:
         raise ConfigurationError(
             f"the backup in {folder} is not complete, because records of the log were damaged when it was made: "
-            f"{'; '.join(made.damaged)}. Mend them with `everput mend`, and make another backup, or import an older one"
+            f"{'; '.join(made.damaged)}. Mend these records in the old installation with `everput mend`, and make "
+            "another backup there. Or import an older backup"
         )
     rows = asyncio.run(_import(options, folder, made))
     say(f"restored {rows:,} records; the listeners continue where they were", err=True)

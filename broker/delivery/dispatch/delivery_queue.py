@@ -27,7 +27,7 @@ class DeliveryQueue:
         self._numbers = itertools.count()
         self.ready: deque[Delivery] = deque()  # begin when the limits allow
         self.retries: list[tuple[int, int, Delivery]] = []  # heap by due time
-        self.keys: KeyOrder[Delivery] = KeyOrder()  # Of each ordering key, one delivery is attempted; later ones wait.
+        self.keys: KeyOrder[Delivery] = KeyOrder()  # One delivery of each ordering key is attempted; later ones wait.
         # The deliveries of an updated message wait here until the worker has read the message's new data.
         self.renewing: set[Delivery] = set()
         # These deliveries are being written to `outstanding`. They block their ordering keys until the write has ended.

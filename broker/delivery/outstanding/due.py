@@ -219,7 +219,7 @@ class Due:
         return None
 
     def _fresh(self, entry: OutstandingEntry) -> OutstandingEntry:
-        """Return the same delivery. If a redrive asks to retry the delivery now, first make it due now."""
+        """Return `entry`, a delivery's row. If a redrive asks to retry the delivery now, first make it due now."""
         dispatcher = self._dispatchers.get(entry.listener_id)
         if dispatcher is not None and entry.redrive(dispatcher.listener.redrives, now_ms()):
             self._index.redriven(entry, now_ms(), was_parked=False)

@@ -54,8 +54,8 @@ class WatchedAppender:
         return not self._under_way[partition] and not self._in_doubt[partition]
 
     def doubt(self, partition: int, key: bytes) -> None:
-        """Remember that Kafka may have a record with this key that the index does not have. settled() returns False
-        until another record with the key is written.
+        """Remember that Kafka may have a record with this key that the index does not have. settled() returns False at
+        least until another record with the key is written.
         """
         self._in_doubt[partition].add(key)
 
@@ -163,7 +163,7 @@ class IndexSync:
                 and entry.key_queue is not None
                 and not self._index.begins_before(entry.key_queue, entry.message_offset)
             ):
-                entry.queued_ms = entry.due_ms  # The key's first delivery is examined when it is due, the others later.
+                entry.queued_ms = entry.due_ms  # Only the first delivery of an ordering key is examined when it is due.
         for before in self._index.write(partition, rows, now_ms()):
             if before.key_queue is not None and before.queued_ms is not None:
                 self._due.advance(before.key_queue, foreseen=True)
@@ -200,9 +200,9 @@ class IndexSync:
     async def _knows(self, partition: int, end: int) -> bool:
         """Return whether the index agrees with Kafka's records of the partition before the offset `end`.
 
-        Usually, the number of records that this worker has written shows that Kafka has no other new records. If Kafka
-        has more records, read the records since the previous check, and compare the index with them. For example, Kafka
-        may have stored an append twice, or a record of the partition's former owner may have arrived late.
+        If Kafka has only the records that this worker has written since the previous check, return True. Otherwise,
+        read the records since that check, and compare the index with them. For example, Kafka may have stored an append
+        twice, or a record of the partition's former owner may have arrived late.
         """
         begin, before = self._known.get(partition, (0, 0))
         last: dict[bytes, bool] = {}

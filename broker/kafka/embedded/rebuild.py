@@ -57,7 +57,7 @@ def why_not(batch: DamagedBatch, records: Sequence[Record]) -> str:
 
 
 def _proven(batch: DamagedBatch, records: Sequence[Record], last: int) -> bytes | None:
-    """Build a record batch from these records. Return None if nothing proves that the result is the original batch. The
+    """Build a record batch from these records. Return None if nothing proves that the result is the original batch. One
     proof is that the result has the checksum in the damaged header. Another proof is that the result has the same bytes
     as the file, in the part that the checksum covers.
     """
