@@ -53,7 +53,7 @@ _AT_ONCE: Final = 10
 # With more than 10 listeners to check, a worker pauses after every 10, for 9 times as long as their check took.
 _PAUSE_PART: Final = 9.0
 # Each check includes all listeners with waiting messages, and all with an alert that is open or may begin soon.
-# Of all other listeners, each check for alerts includes at most this many. The next check continues after them.
+# Each check includes at most this many listeners without waiting messages and without alerts, in turn.
 _OTHERS_MAX: Final = 200
 # If a listener answers 410, a worker pauses the listener. The reason for the pause begins with this text.
 _GONE: Final = "the listener answered 410"

@@ -36,7 +36,7 @@ class Account:
     `identity` has the URL of the OpenID Connect provider that signs the person in, and the person's id at the provider.
     `identity` is None if the account is linked to no provider. If `password_hash` is empty, no password works.
 
-    A blocked account has no session and gets none. A temporary password opens only one session, before
+    A blocked account has no session, and can't start one. A temporary password starts only one session, before the time
     `one_time_until_ms`. `one_time_until_ms` is 0 after the temporary password was used, and None if the password is not
     temporary.
     """

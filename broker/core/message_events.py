@@ -31,9 +31,9 @@ class MessagePut(Event, frozen=True, kw_only=True, tag="message.put"):
 
 class PutClaimed(Event, frozen=True, kw_only=True, tag="put.claimed"):
     """The event which says that a request with an Idempotency-Key is about to put its messages (a claim of the key).
-    The claim with `number` 1 holds the key for 24 hours. If its process does not put the messages in time, a claim with
-    the next number takes the key over. If several claims of the key have the same number, only the first of them has an
-    effect.
+    The claim with `number` 1 holds the key for 24 hours. If the process that wrote this claim does not put the messages
+    in time, a claim with the next number takes the key over. If several claims of the key have the same number, only
+    the first of them has an effect.
 
     `digest` is the SHA-256 of the organization and the Idempotency-Key. `body_sha256` is the SHA-256 of the values that
     a repeated request must have in common with the first.

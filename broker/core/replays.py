@@ -18,7 +18,7 @@ from typing import Final
 from broker.core import events as ev
 from broker.core.varints import pack, unpack
 
-# Of the ended replays of each organization, a process remembers only the 1,000 that ended last.
+# For each organization, a process remembers only the 1,000 ended replays that ended last.
 ENDED_MAX: Final = 1_000
 
 

@@ -44,8 +44,8 @@ class LogReader(Protocol):
         there. Raises OffsetTooOld if Kafka has deleted the record at `offset`, or if the partition ends before
         `offset`. Raises LogDamaged if no copy of the records is intact, and LogUnavailable if Kafka does not answer.
 
-        `worth` can save time: it is called with the fetched bytes, and returns whether the caller wants any record in
-        them. If `worth` returns False, the records may be left out.
+        `worth` can save time: it gets the fetched bytes, and returns whether the caller wants any of their records. If
+        `worth` returns False, the records may be left out.
         """
 
     def walk(

@@ -129,15 +129,15 @@ class KafkaRequests:
         bytes_max: int = 1 << 20,
         worth: Callable[[bytes], bool] | None = None,
     ) -> FetchResult:
-        """Read records from this offset on: as many as fit into `bytes_max`, but at least one if there is any.
+        """Read records from `offset` on: as many as fit into `bytes_max`, but at least one if there is any.
 
         Every record batch is checked, and the result ends before a damaged batch. If the first batch is damaged in the
         leader's copy, it is read from a follower. The function `worth` can save time: it gets the fetched bytes, unless
         they are compressed. If `worth` returns False, the records in these bytes are skipped without parsing.
 
         Raises LogDamaged if the first batch is damaged on every replica. To read on, begin after the last offset that
-        the error names. Raises OffsetTooOld if Kafka has deleted this offset, or if the partition ends before it.
-        Raises LogUnavailable if Kafka does not answer.
+        the error names. Raises OffsetTooOld if Kafka has deleted the record at `offset`, or if the partition ends
+        before `offset`. Raises LogUnavailable if Kafka does not answer.
         """
         holes = topic in self._compacted
 
