@@ -120,7 +120,7 @@ class ChangeFeed:
         self._waiting[organization_id] += 1
         try:
             if not known:
-                # If a check of the log runs now, it may have skipped this organization's records. So only later checks
+                # If a check of the log runs now, it may have skipped this organization's records. Only later checks
                 # count.
                 self._known_since[organization_id] = self._number + self._looking
             if self._begun is None:

@@ -28,8 +28,7 @@ class Tuning:
     held_max: int = 512
     # For a listener with batches, the limit is this many full batches, if these have more messages than `held_max`.
     batches_held: int = 4
-    # If a listener that is new or was just down may have 2 attempts in flight, it may have 2 times 4 messages in
-    # memory.
+    # If a listener that is new or was just down may have 2 attempts in flight, it may have 8 messages in memory: 2 * 4.
     # For a listener that is new or was just down, messages that wait for a retry do not count for `held_per_attempt`.
     held_per_attempt: int = 4
     # One listener's messages in memory have at most about this many bytes before decoding. Decoding doubles the bytes.
@@ -38,7 +37,7 @@ class Tuning:
     held_bytes_min: int = 64 << 10
     # A worker divides this many bytes among its listeners, for messages in memory. Each gets at least `held_bytes_min`.
     all_held_bytes_max: int = 128 << 20
-    # Of one listener, this many deliveries may wait in memory for a retry (or one full batch, if that is more).
+    # This many deliveries of a listener may wait in memory for a retry (or one full batch, if that is more).
     # Deliveries that wait for a retry may fill at most half of the listener's limit on messages in memory.
     # If too many deliveries of a listener wait for a retry, the next delivery that fails moves to `outstanding`.
     retries_max: int = 128

@@ -30,8 +30,8 @@ class Tracing(Protocol):
         """Begin the span of the append to Kafka, as a child of the put's span."""
 
     def attempt(self, parent: str, listener: Listener, message_id: str, number: int) -> Span:
-        """Begin the span of an attempt. `parent` is the `traceparent` of the message's span. The attempt's span is its
-        child.
+        """Begin the span of an attempt. `parent` is the `traceparent` of the message's span. Usually, the attempt's
+        span is a child of the message's span.
 
-        If the attempt belongs to a replay, the span begins a new trace with a link to the message's span.
+        If the attempt belongs to a replay, the attempt's span begins a new trace, with a link to the message's span.
         """
