@@ -399,7 +399,7 @@ def get_session() -> Request[answers.SessionAnswer]:
 
 
 def end_session(which: str = "this") -> Request[answers.EndedSessionAnswer]:
-    """End sessions. `which` is `this` (the session of this request), `others` (the account's other sessions) or `all`."""
+    """End sessions. `which` is `this` (this request's session), `others` (the account's other sessions) or `all`."""
     query = {} if which == "this" else {"which": which}
     path = "/v1/sessions"
     return Request(method="DELETE", path=path, answer=answers.EndedSessionAnswer, query=query, repeatable=False)
