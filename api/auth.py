@@ -212,8 +212,8 @@ class Sessions:
 
     async def find(self, scope: Scope, headers: Headers) -> Session:
         """Return the session whose token the request holds, and count the request. Raises NoSession if the request
-        holds no valid token, and TooManyRequests beyond the rate limit. Raises Forbidden if a cookie holds the token,
-        and a page of another site may have sent the request. For GET and HEAD, the sending site is not checked.
+        holds no valid token, and TooManyRequests beyond the rate limit. Raises Forbidden if the token is in a cookie,
+        and the request does not come from a page of this server. This origin is not checked for GET and HEAD.
         """
         session = await self.look_up(scope)
         self._limit.take(headers, session.account_id)
@@ -221,8 +221,8 @@ class Sessions:
 
     async def look_up(self, scope: Scope) -> Session:
         """Return the session whose token the request holds. Do not count the request for the rate limit. Raises
-        NoSession if the request holds no valid token. Raises Forbidden if a cookie holds the token, and a page of
-        another site may have sent the request. For GET and HEAD, the sending site is not checked.
+        NoSession if the request holds no valid token. Raises Forbidden if the token is in a cookie, and the request
+        does not come from a page of this server. This origin is not checked for GET and HEAD.
         """
         token = self._token(scope)
         if token is None:
@@ -323,9 +323,9 @@ class Members:
         """Return the session of the request, and the id of the organization that its header `Everput-Organization`
         names.
 
-        Raises NoSession if the request holds no valid token. Raises Forbidden if a cookie holds the token, and a page
-        of another site may have sent the request. Raises TooManyRequests beyond the rate limit, and NotFound if the
-        account is no member of the organization.
+        Raises NoSession if the request holds no valid token. Raises Forbidden if the token is in a cookie, and the
+        request does not come from a page of this server. This origin is not checked for GET and HEAD. Raises
+        TooManyRequests beyond the rate limit, and NotFound if the account is no member of the organization.
         """
         session = await self._sessions.look_up(scope)
         organization_id = dict(scope["headers"])[ORGANIZATION].decode("latin-1")

@@ -46,7 +46,7 @@ from broker.tenant_slots import TenantSlots
 
 ANSWER_S_MAX: Final = 125.0  # longer than any listener's `timeout_ms`
 LIVE_S: Final = 2.5  # A tunnel's client must answer a liveness probe within 2.5 s: the worker waits only 3 s.
-# Close codes of a tunnel's WebSocket: its rights were revoked, its listener was deleted, or another client took over.
+# Close codes of a tunnel's WebSocket: access was revoked, the listener was deleted, or another client took it over.
 REVOKED: Final = 4401
 DELETED: Final = 4404
 TAKEN_OVER: Final = 4409

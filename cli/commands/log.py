@@ -139,8 +139,8 @@ def _id_of(text: str, names: dict[str, str]) -> str:
     """Return the id of the queue or listener with this name. Raises ConfigurationError if several listeners have this
     name.
 
-    If no queue or listener has this name, the text is returned: it may be the id of a deleted queue or listener. If it
-    is a short id, the whole id is returned.
+    If no queue or listener has this name, return `text` itself: it may be the id of a deleted queue or listener. If
+    `text` is a short id, return the whole id.
     """
     found = [one for one, name in names.items() if name == text]
     if len(found) > 1:

@@ -10,8 +10,8 @@ from everput.answers.base import Answer
 
 
 class LogLine(Answer):
-    """A line of the log. The line has an event and its position, or a cursor from which another request can continue.
-    The last line of a complete answer has a cursor.
+    """A line of the log. A line has either an event with its position, or a cursor. A request with this cursor
+    continues after the lines before it. The last line of a complete answer has a cursor.
     """
 
     topic: str | UnsetType = UNSET

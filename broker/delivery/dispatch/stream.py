@@ -172,7 +172,7 @@ class Stream:
         self.window = window
         self.rows: list[Row] = []  # first attempts that succeeded
         self.attempts: list[Made] = []  # all other attempts
-        self.behind_since_ms = 0  # put time in ms of the oldest message that lags; 0 if unknown, or if none lags
+        self.behind_since_ms = 0  # put time in ms of the oldest message not taken yet; 0 if unknown or none
         self.dirty = False  # True if the stream has changes that no checkpoint has collected yet
         # True if the next checkpoint must include this stream, even if the listener is slow or failing
         self.pressing = False

@@ -54,8 +54,8 @@ class Redrives:
         self._done: dict[str, int] = {}  # by listener id: how many of the listener's redrives are complete
 
     def __contains__(self, listener_id: str) -> bool:
-        """Return whether a redrive (a request to retry deliveries now) may still make deliveries of this listener due.
-        Return False when all its deliveries are due, even if they were not attempted yet.
+        """Return whether a redrive (a request to retry deliveries now) of this listener is still making deliveries due.
+        Return False when all deliveries of the redrive are due, even if they were not attempted yet.
         """
         return listener_id in self._under_way
 
