@@ -35,7 +35,9 @@ _SEALED: Final = re.compile(r"damaged-([A-Za-z0-9_-]{62})", re.ASCII)
 
 class DamagedIds:
     """The encryption of ids that stand for ranges of damaged messages. Such an id contains Kafka offsets, so clients
-    see it only encrypted. The newest sealing key encrypts an id, and every sealing key can decrypt it.
+    see it only encrypted.
+
+    The newest sealing key encrypts ids. If an older sealing key has encrypted an id, that key can still decrypt it.
     """
 
     def __init__(self, sealer: Sealer) -> None:
@@ -55,7 +57,7 @@ class DamagedIds:
         return _PREFIX + base64.urlsafe_b64encode(sealed).decode().rstrip("=")
 
     def opened(self, text: str, organization_id: str) -> str | None:
-        """Decrypt an encrypted id. Return None if the text is no encrypted id of this organization."""
+        """Decrypt an id that shown() has encrypted for this organization. Return None for any other text."""
         found = _SEALED.fullmatch(text)
         if found is None:
             return None

@@ -78,11 +78,11 @@ Hears = Callable[[str, str, str], Awaitable[bool]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """The range of the log that a client reads. It begins at the time `begin_ms`, or at the beginning of the log if
-    `begin_ms` is None. If `page_token` is given, the range begins at the place that the token marks instead.
+    """The range of the log that a client reads. It begins at the time `begin_ms` (None: at the beginning of the log),
+    or at the place that `page_token` marks.
 
-    The range ends before the time `end_ms`. If `end_ms` is None or in the future, the range ends at the time of the
-    request. `limit` is the largest number of events; None means no limit.
+    It ends before the time `end_ms`. If `end_ms` is None or in the future, it ends at the time of the request. The
+    client gets at most `limit` events; None means no limit.
     """
 
     begin_ms: int | None = None
@@ -95,11 +95,9 @@ class Range:
 class ReaderTuning:
     """The limits for reading the log in one process.
 
-    The order of events older than `settle_ms` milliseconds is treated as final. The reason is that Kafka acknowledges
-    nearly every append within this time, so hardly any record can still come in between.
-
-    `open_max` and `open_each_max` limit the requests that read the log at the same time. A request also counts while it
-    waits for the final order, or for a slow client.
+    The order of events older than `settle_ms` milliseconds is treated as final, because Kafka acknowledges nearly every
+    append within this time. `open_max` and `open_each_max` limit the requests that read the log at the same time. A
+    request also counts while it waits for the final order, or for a slow client.
     """
 
     settle_ms: int = 2_000
@@ -170,7 +168,7 @@ class LogReader:
         """
         organization_id, message = wanted.organization_id, wanted.message
         if message is not None and wanted.queue_id == message.queue_id:
-            # All events about this message belong to the message's queue, so a filter by this queue is not needed.
+            # Do not filter by the message's queue: all events about the message belong to this queue.
             wanted = replace(wanted, queue_id=None)
         if wanted.queue_id is not None:
             found = await self._listeners.of_queue(organization_id, wanted.queue_id)

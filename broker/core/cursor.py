@@ -37,7 +37,7 @@ class Cursor:
     top: int
     open: tuple[int, ...] = ()
     pending: int = 0  # waiting messages below `top`
-    oldest_at_ms: int | None = None  # when the oldest pending message was put, in UTC epoch ms; None if unknown
+    oldest_at_ms: int | None = None  # when the oldest waiting message was put, in UTC epoch ms; None if unknown
     state: str = "live"  # `live` or `down`
     error: str | None = None  # error or HTTP status of the newest failure; None after an accepted attempt
     attempts: tuple[int, ...] = ()  # finished attempts, by open offset

@@ -388,8 +388,7 @@ class QueuesSeries(Series):
         super().__init__(from_ms, step_ms, number, "")
         self._queues = queues
         self._growths = [0] * (number + 1)
-        # The number of deliveries by which each listener's backlog has grown, by listener id.
-        # Only listeners created at `from_ms` or later are included.
+        # For each listener created at `from_ms` or later: the number of deliveries by which its backlog has grown.
         self._young = {
             one: 0 for listeners in queues.values() for one, at_ms in listeners.items() if at_ms >= self.from_ms
         }

@@ -191,8 +191,8 @@ class Assignment:
         return found, fetched.next_offset
 
     async def park_damaged(self, partition: int, ranges: Sequence[tuple[Dispatching, int, int]]) -> bool:
-        """Park the deliveries whose messages can't be read from Kafka: keep them without further attempts. `ranges` has
-        one item for each listener: its dispatcher, and the first and the last unreadable offset.
+        """Park the deliveries whose messages can't be read from Kafka: keep them without further attempts. Each item of
+        `ranges` has a listener's dispatcher, and the first and the last offset of an unreadable range.
 
         Return False if this worker has not taken the partition over. Raises LogUnavailable if Kafka does not answer, or
         if the worker has lost the partition.

@@ -212,7 +212,7 @@ class Worker:
         the state of the partitions.
         """
         assignment = self.assignment
-        if assignment.partitions:  # Without partitions, there is nothing to write.
+        if assignment.partitions:  # Without partitions, there are no attempts to wait for, and nothing to commit.
             await self._drain(assignment, at_end=at_end)
             await self._commit_last(assignment)
         if partitions:
@@ -242,12 +242,12 @@ class Worker:
             self.roster.let_send(sending=False)
 
     async def _drain(self, assignment: Assignment, *, at_end: bool) -> None:
-        """Begin no more HTTP attempts, and wait until the attempts in flight have ended. Also wait until deliveries
-        that are moving to the topic `outstanding` are stored there. Wait at most `drain_s` seconds if the process stops
-        (`at_end`), else at most `hand_over_s` seconds. The partition's next owner repeats attempts that have not ended.
+        """Begin no more HTTP attempts. Wait until the attempts in flight have ended, and until deliveries that move to
+        the topic `outstanding` are stored there.
 
-        Do not wait for a listener if all of its attempts have run for over `hanging_s` seconds. If the process stops,
-        this rule applies only to failing listeners.
+        Wait at most `drain_s` seconds if the process stops (`at_end`), else at most `hand_over_s` seconds. Do not wait
+        for a listener if all of its attempts have run for over `hanging_s` seconds. If the process stops, this rule
+        applies only to failing listeners. The partition's next owner repeats the attempts that have not ended.
         """
         time = asyncio.get_running_loop().time
 

@@ -87,7 +87,7 @@ class Producer:
         while self._current is broken:
             try:
                 await self.start()
-            # Keep trying, because Kafka may come back, or the operator may correct the password.
+            # Keep trying to connect, because Kafka may come back, or the operator may correct the password.
             except (LogUnavailable, ConfigurationError):
                 await asyncio.sleep(_RENEW_PAUSE_S)
 

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 SOURCES: Final = ("messages", "deliveries")
 ROWS_MAX: Final = 2_000  # rows before a write to Kafka
-# Usually, the counts of a minute are written 5 s after the minute or later, because some records arrive late.
+# Usually, the counts of a minute are written at least 5 s after its end, because some records arrive late.
 _WAIT_S: Final = 5.0
 _READ_BYTES: Final = 1 << 20
 # Every 60 s, read all records again that were read but not counted yet, because Faust may have lost some of them.

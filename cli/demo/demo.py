@@ -34,7 +34,7 @@ MESSAGES: Final = Path(__file__).with_name("messages.jsonl")
 QUEUE: Final = "myapp.io/deletion-request-queue"
 STEADY: Final = "crm"
 FAILING: Final = "mail"
-# After this fraction of all messages has been put, the listener FAILING begins to refuse messages.
+# Once a quarter of all messages has been put, the listener FAILING begins to refuse messages.
 REFUSE_FROM: Final = 0.25
 KILL_AT: Final = 0.5
 ACCEPT_AFTER_S: Final = 2.0  # seconds after the last put

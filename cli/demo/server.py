@@ -169,8 +169,8 @@ class DemoListeners:
             )
 
     def tell(self, order: dict[str, Any]) -> None:
-        """Tell the process of the demo's listeners to let a listener refuse or accept messages: `{"refuse": name}` or
-        `{"accept": name}`.
+        """Send an order to the process of the demo's listeners. For example, `{"refuse": name}` lets a listener refuse
+        messages, and `{"accept": name}` lets it accept messages again.
         """
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.write(json.dumps(order).encode() + b"\n")

@@ -26,8 +26,8 @@ from cli.processes.direct import DirectConfig, DirectCycle, DirectPutProtocol
 from cli.processes.hosts import ANY, Hosts
 from cli.processes.sockets import BACKLOG
 
-KEEP_ALIVE_S: Final = 75  # most proxies close an idle connection after 60 s, so the proxy closes it before the server
-FINISH_S: Final = 7  # requests that still run at shutdown have this many seconds to finish
+KEEP_ALIVE_S: Final = 75  # most proxies close an idle connection after 60 s, before the server does
+FINISH_S: Final = 7  # at shutdown, running requests have this many seconds to finish
 HEAD_BYTES_MAX: Final = 32 << 10
 REQUEST_S: Final = 60.0
 # The chunk extensions and trailers of a request with a chunked body may have at most this many bytes in total.
@@ -69,7 +69,8 @@ class Server(uvicorn.Server):
 
     The server closes a connection if its client takes longer than `request_s` seconds to send a request, or reads its
     answer too slowly. A request for a host that is not in `hosts` is answered 421. At most `connections_max`
-    connections may be open. If `clients` is given, one client may have at most half as many HTTP connections.
+    connections may be open. If `clients` is given, one client may have at most half as many HTTP connections. Proxies
+    and loopback addresses may have more.
 
     `accepts` is called once, when the server begins to accept requests. `direct_puts` answers usual puts (small, valid,
     and without a need to wait) without calling `app`.
@@ -241,7 +242,7 @@ class _Connection(_Written, DirectPutProtocol):
     _last_taken = False  # True once no more requests are accepted: the connection closes after the last answer
     # True if the client has sent a request after the last one that is accepted. Then all further bytes are dropped.
     _deaf = False
-    # True if a request was answered before it had arrived completely. After its arrival, the connection closes.
+    # True if a request was answered before it had arrived completely. The connection closes when the rest has arrived.
     _closing = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

@@ -281,7 +281,7 @@ class Changes:
             events = await self._tail.read()
             if time.monotonic() - before > self._tuning.suspended_s:
                 # After a long read, this process was perhaps suspended. Checkpoints._pause() then normally ends it.
-                # If this process goes on, drop the events that were read, and read them again, so that none is lost.
+                # If the process continues, drop the events of this read and read them again, so that none is lost.
                 self._tail.follow({one: at for one, at in self._positions.items() if one in self._partitions})
                 continue
             for partition, offset, event in events:

@@ -43,11 +43,11 @@ class Source(Protocol):
         """
 
     async def park_damaged(self, partition: int, ranges: Sequence[tuple[Dispatching, int, int]]) -> bool:
-        """Park deliveries whose messages can't be read: keep them without further attempts. Each item of `ranges` is a
-        listener's dispatcher, and the first and the last offset of a range that can't be read.
+        """Park deliveries whose messages can't be read: keep them without further attempts. Each item of `ranges` has a
+        listener's dispatcher, and the first and the last offset of an unreadable range.
 
-        Return False, and park nothing, if this worker has not taken the partition over yet. Raises LogUnavailable if
-        Kafka does not answer, or if the worker has lost the partition.
+        Return False if this worker has not taken the partition over. Raises LogUnavailable if Kafka does not answer, or
+        if the worker has lost the partition.
         """
 
 

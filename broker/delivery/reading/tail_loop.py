@@ -32,7 +32,7 @@ class TailLoop:
 
     async def run(self) -> None:
         """Read new messages in an endless loop. Raises LogUnavailable if the worker has had only errors from its
-        consumer group for many seconds. The process must then end and be started again.
+        consumer group for nine seconds. The process must then end and be started again.
         """
         while True:
             await self.read_once()
