@@ -233,8 +233,9 @@ class Sessions:
         # Check a WebSocket, too: another site's page may open it, and the browser may add the session's cookie.
         if token.by_cookie and scope.get("method") not in ("GET", "HEAD") and not self.same_origin(scope):
             raise Forbidden(
-                "This request has a session's cookie, but was not sent by this server's own pages. Open the console at "
-                "this server's public URL, or send the session's token in the header Authorization, as `Bearer evs_…`."
+                "This request has a session's cookie, but comes from another site, or from no browser page. Open the "
+                "console at this server's public URL, or send the session's token in the header Authorization, as "
+                "`Bearer evs_…`."
             )
         session = None
         if is_key(token.text, prefix=SESSION_PREFIX):

@@ -17,8 +17,8 @@ BYTES_MAX: Final = 256 << 20
 
 
 class TooMuchUnderWay(Unavailable):
-    """Unfinished request bodies use all memory that this process has for them, or as much of it as one tenant may use.
-    Try again later.
+    """The memory of this process for unfinished request bodies is used up, or the tenant has used all of its share. Try
+    again later.
     """
 
     code = "busy"

@@ -28,7 +28,7 @@ class Browsers:
     """The signed cookies by which Everput recognizes a browser in which somebody has signed in to an account. A browser
     has only one such cookie, for the account of the newest sign-in.
 
-    The first of `keys` signs new cookies. A cookie is valid if any of `keys` has signed it.
+    The first of `keys` signs new cookies. A signature by any of `keys` is accepted.
     """
 
     def __init__(self, keys: Sequence[bytes], *, known_s: int = KNOWN_S) -> None:

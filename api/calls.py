@@ -60,7 +60,7 @@ SMALL_BYTES_MAX: Final = 16 << 10
 # A client's request id that may contain a secret is replaced, because request ids are logged and stored.
 # This regular expression takes linear time on any input, because it searches for one of two fixed words.
 _SECRET = re.compile(rf"{PREFIX}|{SESSION_PREFIX}".encode())
-# This regular expression takes linear time on any input, because it repeats one set of characters, at most 128 times.
+# This regular expression takes linear time on any input: it is one character class, repeated at most 128 times.
 _REQUEST_ID = re.compile(rb"[0-9A-Za-z._:/+=-]{1,128}")
 T = TypeVar("T")
 

@@ -57,7 +57,7 @@ _PAUSE_PART: Final = 9.0
 _OTHERS_MAX: Final = 200
 # If a listener answers 410, a worker pauses the listener. The reason for the pause begins with this text.
 _GONE: Final = "the listener answered 410"
-_BURST: Final = 100.0  # A worker begins at most this many alerts of one organization in a burst.
+_BURST: Final = 100.0  # A worker begins at most this many alerts of one organization at once.
 _PER_S: Final = 0.1  # After a burst of 100 alerts, a worker begins one alert of the organization every 10 s.
 # In each check, a worker begins or ends at most about 100 alerts of the kinds `disk.low` and `log.damaged`.
 # The limit of 100 alerts in each check does not apply to alerts of the operator's organizations.

@@ -38,8 +38,8 @@ def smtp_settings(url: str | None, sender: str | None) -> SmtpSettings | None:
     password = secret_setting(SMTP_PASSWORD)
     if bool(parts.username) != bool(password):
         raise ConfigurationError(
-            f"only one of USER@ in --smtp-url and the password in {SMTP_PASSWORD} is set: set both, or neither for a "
-            "mail server without sign-in"
+            f"the user name in --smtp-url and the password in {SMTP_PASSWORD} belong together, but only one is set: "
+            "set both, or neither if the mail server needs no sign-in"
         )
     if refuse_email(sender):
         raise ConfigurationError("--mail-from must be an e-mail address such as everput@example.com")

@@ -309,7 +309,7 @@ class _Reading(_Tries):
 
     def __init__(self, request: Request[LogLine], give_up_after_s: float, *, refused_at_once: bool) -> None:
         super().__init__(request, give_up_after_s, refused_at_once=refused_at_once)
-        self.request = request  # the request that reads the rest of the log
+        self.request = request  # the request to send next: it reads the log from the newest cursor on
         self.complete = False
         self._rest = b""
         self._held: list[LogLine] = []

@@ -70,7 +70,7 @@ class Coalescer:
         self._send = send
         self._in_flight_max = in_flight_max
         self._give_up_after_s = give_up_after_s
-        self._lanes: dict[str, _Lane] = {}  # by queue id; only queues with unanswered puts
+        self._lanes: dict[str, _Lane] = {}  # by queue id; a queue is removed when all its puts are answered
         self._tasks: set[asyncio.Task[None]] = set()
 
     def put(self, request: Request[PutAnswer]) -> asyncio.Future[PutAnswer]:

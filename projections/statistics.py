@@ -204,8 +204,9 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         return await self.transport.feed.fetch(active_partitions or ())
 
     def _to_message(self, tp: TP, record: Batch) -> _Message:
-        """Return a batch of records as a message for Faust. The message's offset is a new serial number. If it were the
-        offset in Kafka, Faust would drop a batch that is read a second time.
+        """Return a batch of records as a message for Faust. The message's offset is a new serial number, because a
+        batch can be read again, such as after a rebalance. With its offset in Kafka, Faust would drop the batch the
+        second time.
         """
         generation = self.app.consumer_generation_id  # Faust drops records of other generations.
         message = _Message(
@@ -231,7 +232,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         """
 
 
-_Consumer.logger = driver.logger  # Faust's own logger would log each start of a consumer at level INFO
+_Consumer.logger = driver.logger  # log errors only, as Faust does
 
 
 class _Transport(driver.Transport):  # type: ignore[misc]

@@ -48,9 +48,9 @@ class Pace:
         self._busy_s += time.perf_counter() - self._began_s
 
     async def give_way(self, *, after_s: float = 0.0) -> None:
-        """Pause the work for as long as it ran since the last pause, so that the event loop can serve requests. If no
-        request other than a read of the log came within the last second, only yield to the event loop once. If the work
-        ran for less than `after_s` seconds since the last pause, do nothing.
+        """Pause the work for as long as it ran since the last pause, so that the event loop can serve requests. Do
+        nothing if it ran for less than `after_s` seconds. If the last second brought no requests other than reads of
+        the log, only yield to the event loop once.
 
         The pause does not end early when the event loop is idle, because a put in progress soon needs the loop again.
         With shorter pauses, a put took three times as long while a client read the log.

@@ -28,9 +28,9 @@ from broker.errors import Changed, InDoubt, NotFound, Unavailable, UnknownEvent,
 from broker.ports import ChangeLog, Count, CountingChange, Log, TooMuch
 
 ANSWER_S: Final = 4.0
-# In the organization's stored bytes, an update or deletion counts as its event, plus 1 KiB for a worker's answer.
+# To the bytes that an organization stores, an update or deletion adds its event, 1 KiB, and 64 bytes for each listener.
+# All but its event is for the event in which a worker later says what became of the message's deliveries.
 _ANSWER_BYTES: Final = 1024
-# A worker's answer to an update or deletion counts as 64 more stored bytes for each listener of the queue.
 _LISTENER_BYTES: Final = 64
 _PAGE_BYTES_MAX: Final = 8 << 20  # A page of messages has at most this many bytes of data from updates.
 _NONE: Final = "No message of this queue has this ID. Check the ID; retention may have deleted an old message."

@@ -51,8 +51,8 @@ class SecretCommands:
         if overlap_s and len(going_on) >= FORMER_MAX:
             raise QuotaReached(
                 f"Requests to this listener are already signed with {FORMER_MAX} former secrets. This is the limit. "
-                "Wait until a former secret expires, or set `overlap_s` to 0: then only the new secret signs from now "
-                "on.",
+                "Wait until a former secret expires, or set `overlap_s` to 0: then all former secrets end now, so give "
+                "the new secret to the receiver first.",
                 pointer="/overlap_s",
             )
         event = ev.ListenerSecretRotated(

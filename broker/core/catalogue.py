@@ -209,10 +209,10 @@ class Former(NamedTuple):
 
 _UNSEALED: Final = Former(
     frozenset({"settings.sealed_headers"}),
-    "the header values in `settings.headers` are not encrypted, and requests to the listener carry them as they are",
+    "the header values in `settings.headers` are plain text, and requests to the listener carry these values",
 )
 _IF_VERSION: Final = frozenset({"if_version"})
-# The earlier versions of events. For each, codec.py has a function that converts an event to the next version.
+# Descriptions of events' earlier versions, for docs/events.md. (codec.py has the functions that convert them.)
 FORMER: Final[Mapping[tuple[str, int], Former]] = {
     ("invitation.created", 1): Former(frozenset({"role"}), "the event invites a person to become an owner"),
     ("key.created", 1): Former(

@@ -336,8 +336,9 @@ _PICTURE: Final = """\
 Made by `make events` from `broker/core/delivery.py`; don't edit it.
 
 A delivery is the duty to send one message to one listener. It ends when the listener accepts the message, or when the
-message, the listener or its queue is deleted. If no attempts are left, the delivery is parked: it is kept until
-somebody redrives it (asks for new attempts).
+message, the listener or its queue is deleted. It also ends when an operator gives up its lost message, or when its
+replay is cancelled. A delivery that has no attempts or no time left is parked: it is kept until somebody redrives it
+(asks for new attempts).
 
 Each Kafka partition of messages belongs to one worker, which keeps in memory the deliveries that it has begun
 and not finished.

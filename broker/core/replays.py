@@ -50,7 +50,7 @@ class Replay:
     counted_all: bool
     send_headers: bool  # even to another origin
     created_at_ms: int
-    # Partitions in which all deliveries of the replay are delivered, parked or cancelled
+    # The partitions in which no delivery of the replay is open: all have succeeded, or were parked or cancelled.
     finished: tuple[int, ...] = ()
     paused: str | None = None  # None if not paused
     ended: str | None = None  # None while it runs

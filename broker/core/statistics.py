@@ -60,7 +60,9 @@ class Key(NamedTuple):
 
 @dataclass(slots=True)
 class Counts:
-    """The counts of one row of statistics. In a row for unreadable records, `put` counts the unreadable offsets."""
+    """The counts of one row of statistics. In a row for unreadable records (see Key), `put` is the number of offsets
+    that could not be read, and the other counts are 0.
+    """
 
     put: int = 0
     delivered: int = 0

@@ -60,14 +60,14 @@ class Fence:
         if ask is not self._ask:
             raise LogUnavailable(
                 "this worker handed over or lost its partitions while it asked Kafka whether it owns them; the worker "
-                "that owns them next sends their messages"
+                "that owns them next sends their messages, so nothing need be done"
             )
         self._asked_at = asked_at
 
     async def assure(self) -> None:
         """Make sure that this worker still owns its partitions. Raises LogUnavailable if that is not certain.
 
-        Kafka is asked only if its newest confirmation is older than `sure_s` seconds. Calls at the same time share one
+        Kafka is asked only if it has not confirmed this in the last `sure_s` seconds. Calls at the same time share one
         request.
         """
         if self._monotonic() - self._asked_at < self._tuning.sure_s:

@@ -24,11 +24,13 @@ class Tuning:
     """
 
     # Memory of one listener (dispatch/room.py)
-    # The usual limit on the messages that a worker holds in memory for one listener. Large batches raise the limit.
+    # The most messages in memory for a fast listener. Large batches raise this limit; it is lower for slow or new
+    # listeners.
     held_max: int = 512
     # For a listener with batches, the limit is this many full batches, if these have more messages than `held_max`.
     batches_held: int = 4
-    # If a listener that is new or was just down may have 2 attempts in flight, it may have 8 messages in memory: 2 * 4.
+    # A listener that is new or was just down may have this many messages in memory for each attempt it may have in
+    # flight.
     # For a listener that is new or was just down, messages that wait for a retry do not count for `held_per_attempt`.
     held_per_attempt: int = 4
     # One listener's messages in memory have at most about this many bytes before decoding. Decoding doubles the bytes.
@@ -43,7 +45,7 @@ class Tuning:
     retries_max: int = 128
     # If this many deliveries wait for earlier ones of their ordering keys, those of slow keys move to `outstanding`.
     # If a listener may have only 100 messages in memory, its limit `key_waiting_max` is 50, half of that number.
-    # `key_waiting_max` does not apply to new listeners (see `attempts_new_max` for which listeners are new).
+    # `key_waiting_max` does not apply to a new listener: one that has not answered yet, or not since it was down.
     key_waiting_max: int = 128
     key_slow_s: float = 0.1  # An ordering key counts as slow if one delivery has blocked it for this long.
 
@@ -62,7 +64,7 @@ class Tuning:
 
     # The following settings limit a listener's attempts, or decide its priority (dispatch/limits.py).
     attempts_max: int = 1024  # A worker may have this many attempts in flight. Its listeners share them.
-    # A listener may have at least this many attempts in flight, even if other listeners use up the worker's limit.
+    # Other listeners leave each listener at least this many of the worker's attempts. Its own limits may allow fewer.
     attempts_min: int = 2
     # A new listener may have at most this many attempts in flight, because it may never answer.
     # A listener is new until it answers this worker with a status below 500. After it was down, it is new again.

@@ -226,7 +226,8 @@ class KafkaDeliveries:
         self, partition: int, tops: Sequence[tuple[int, Listener]], end: int, found: dict[str, Backlog]
     ) -> None:
         """Count the messages in one partition of `messages` that wait for each listener: the messages of its queue at
-        or after its position. Add the counts to `found`. `tops` has a position (an offset) and a listener in each item.
+        or after its position. Add the counts to `found`. Each item of `tops` is a listener with its position (an
+        offset).
 
         Listeners whose positions are close together share the reads. The number of reads is limited, so a count can be
         too low.

@@ -68,6 +68,7 @@ class KafkaQueueStates:
         self._reads_max = reads_max
         self._loaded: Mapping[int, Sequence[_Position]] | None = None
         # The deliveries that narrowed() has read from `outstanding`, and the partitions that it has read only partly.
+        # None: narrowed() has read nothing yet.
         self._all: tuple[Rows, set[int]] | None = None
         self._candidates: dict[str, Mapping[int, _Candidates]] = {}
 

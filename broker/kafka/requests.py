@@ -339,7 +339,7 @@ class KafkaRequests:
 
     async def retried(self, ask: Callable[[], Awaitable[T]], *, failed: Callable[[], None] = lambda: None) -> T:
         """Call the function `ask` until it succeeds, for at most `timeout_ms`, and return its result. Call `failed`
-        before each retry, and when the time has run out.
+        before each retry, and when the time has run out, but not if a retry can't help.
 
         Raises LogUnavailable if the time has run out, or if a retry can't help.
         """

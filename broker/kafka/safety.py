@@ -166,8 +166,8 @@ def _topic_problems(kafka: KafkaSettings, topic: Topic, now: FoundTopic) -> Iter
 
 
 def _holds(setting: str, wanted: str, now: str) -> bool:
-    """Return whether a topic's setting is acceptable. For some settings, a value that is safer than the required one is
-    acceptable, too.
+    """Return whether the value of a topic's setting is acceptable: the required value, for some settings also a safer
+    one, and for `segment.bytes` any value.
     """
     match setting:
         case "min.insync.replicas" | "max.message.bytes":

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 NO_ADDRESS: Final = "no-address"
 NO_MAIL_SERVER: Final = "no-mail-server"
 PORT_NOT_ALLOWED: Final = "port-not-allowed"
-DNS: Final = "dns"  # the listener's error if no thread was free in time for the DNS look-up; then no attempt is made
+DNS: Final = "dns"  # no thread was free in time for the DNS look-up: the attempt is put off
 HEAD_BYTES_MAX: Final = 64 << 10
 BODY_BYTES_MAX: Final = 64 << 10
 # Look for the header Retry-After only in answers 429 and 503: a callback for each header of each answer is slow.

@@ -112,15 +112,15 @@ async def _give_up(opened: OpenDirectory, one: DamagedRange) -> None:
     if not opened.view.state.damage.covers(one):
         known = ", ".join(map(str, opened.view.state.damage)) or "none"
         raise ConfigurationError(
-            f"the range {one} has offsets outside the known damaged ranges, so nothing is given up; known damaged "
-            f"ranges: {known}"
+            f"the range {one} has offsets that are not known as damaged, so nothing was given up as lost; choose a "
+            f"range within: {known}"
         )
     await opened.control.append(mended(one, given_up=True, actor="shell"))
 
 
 def _give_up_control(options: Options, one: DamagedRange) -> None:
-    """Write one event in the place of an unreadable range of the topic `control`. The event says that an operator has
-    given up the range.
+    """Replace an unreadable range of the topic `control` by one event, in the files of the stopped embedded Kafka. The
+    event says that an operator has given up the range.
 
     The event can't be appended at the end of `control`, because Everput appends nothing to `control` while a part of it
     is unreadable. Raises ConfigurationError if the range is not exactly one of the damaged or missing ranges.
@@ -140,8 +140,8 @@ def _give_up_control(options: Options, one: DamagedRange) -> None:
         else:
             known = ", ".join(f"{CONTROL}/0:{first}-{last}" for first, last in sorted({*damaged, *missing})) or "none"
             raise ConfigurationError(
-                f"the range {one} is not one of the damaged ranges of `control`, so nothing is given up; damaged "
-                f"ranges: {known}"
+                f"the range {one} is not exactly one of the damaged or missing ranges of `control`, so nothing was "
+                f"given up as lost; choose one of: {known}"
             )
 
 

@@ -165,7 +165,7 @@ class DemoListeners:
         if not started.done():
             started.cancel()
             raise ConfigurationError(
-                "the process of the demo's listeners ended at its start; the lines above may say why"
+                "the demo's listeners could not start, because their process ended; the lines above may say why"
             )
 
     def tell(self, order: dict[str, Any]) -> None:

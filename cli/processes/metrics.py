@@ -288,7 +288,7 @@ def _retrying(troubles: Iterable[Trouble]) -> list[int]:
 def _worst(troubles: Iterable[Trouble], counts: Iterable[int]) -> list[Trouble]:
     """Return the listeners with the highest counts, at most LISTENERS_SHOWN. Leave out listeners with the count 0.
 
-    `troubles` are the listeners. `counts` has the count of each listener, in the same order.
+    `troubles` has the listeners that need attention. `counts` has one count for each of them, in the same order.
     """
     ranked = sorted(zip(counts, troubles, strict=True), key=lambda one: -one[0])
     return [one for count, one in ranked[:LISTENERS_SHOWN] if count]

@@ -57,7 +57,7 @@ class StartupServer:
         """Record that Kafka answers. From now on, an answer 503 says that this process still reads the log, and no
         longer that Kafka can't be reached.
 
-        If the server accepts no connections yet, let it begin READING_S seconds after this call.
+        If the server accepts no connections yet, it begins to accept them READING_S seconds after this call.
         """
         self._why = ViewBehind("This server is starting and still reads the log. Nothing was stored; try again.")
         self._later.cancel()

@@ -54,7 +54,8 @@ class Taken:
     floor: int
     position: int  # the next offset of the topic `changes` to read
     in_doubt_below: int  # A worker that crashed may have sent messages below this offset without storing the results.
-    # An earlier worker may have applied the updates and deletions below this offset of the topic `changes`.
+    # Below this offset of `changes`, an earlier worker may have applied updates and deletions of messages already.
+    # If the message of such a change was delivered, it is unknown whether this was before the change.
     honoured_below: int
     found: dict[int, tuple[str, str, Change]] = field(default_factory=dict)
     # `recent` has the updates and deletions for which clients may still wait for an answer.

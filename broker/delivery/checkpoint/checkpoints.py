@@ -100,7 +100,9 @@ class Checkpoints:
         self._changed.setdefault(listener_id, set()).update(self._partitions if partitions is None else partitions)
 
     def removed(self, listener_id: str) -> None:
-        """Forget a listener's metrics and the offsets to commit for it, because the worker stops delivery to it."""
+        """Forget a listener's metrics, and which of its offsets are still to be committed. Called when the worker stops
+        delivery to the listener.
+        """
         self.stored_at_s.pop(listener_id, None)
         self._changed.pop(listener_id, None)
         self._metrics.removed(listener_id)

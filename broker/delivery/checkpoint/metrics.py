@@ -88,7 +88,7 @@ class Lag:
     listener_id: str
     queue_id: str
     # The number of messages that wait for the listener.
-    # For a listener that lags, the number can be too high, because it can include messages of other queues.
+    # For a listener that lags, `messages` can be too high: it can include other queues' messages in its partitions.
     messages: int
     oldest_at_ms: int | None  # None if unknown
 

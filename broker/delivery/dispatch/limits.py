@@ -117,7 +117,8 @@ class Limits:
         if known is None:
             self.took_ms, self._samples = took_ms, 1
         else:
-            # The average of the first `answers_weighed` answer times is their plain mean. Then it is a moving average.
+            # The plain mean of up to `answers_weighed` times. After that, each new time has the weight 1 /
+            # `answers_weighed`.
             if self._samples < tuning.answers_weighed:
                 self._samples += 1
             self.took_ms = known + (took_ms - known) / self._samples

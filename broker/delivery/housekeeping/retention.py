@@ -118,7 +118,8 @@ class Retention:
             low = min(stands.values(), default=ends[partition])
             below = young[partition]
             lags.extend(_Lag(partition, one, below) for one, offset in stands.items() if offset < below)
-            # Delete only messages below `low`: by their committed offsets, all listeners have finished these messages.
+            # # Delete only messages below `low`, the lowest committed offset of all listeners. If `outstanding` has a
+            # delivery of such a message, and no copy of the message, `bare_ms` keeps the message.
             # If a delivery moves to `outstanding` during this call, its message has the offset `low` or a higher one.
             # So this call does not delete the message.
             bare_ms = self._earlier(before_ms, self._outstanding.oldest_bare_put_ms(partition))

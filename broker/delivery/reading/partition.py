@@ -95,7 +95,7 @@ class Partition:
         for dispatchers in list(self._fed.values()):
             for dispatcher in list(dispatchers):
                 stream = dispatcher.stream(self.number)
-                # If the listener needs no messages up to the offset `last`, it has no unreadable messages.
+                # A listener that begins after the offset `last` needs none of the unreadable records, so skip it.
                 if stream.window.begin > last:
                     continue
                 del dispatchers[dispatcher]
