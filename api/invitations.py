@@ -28,8 +28,7 @@ from broker.ports import DirectoryView
 
 log = logging.getLogger(__name__)
 
-# In each process, an organization may create ORGANIZATION_AT_ONCE invitations at once.
-# After ORGANIZATION_AT_ONCE invitations at once, the organization may create ORGANIZATION_PER_S more each second.
+# In each process, an organization may create 20 invitations at once, and after that one each minute.
 # A process mails at most EACH_AT_ONCE invitations at once to one address, and ALL_AT_ONCE to all addresses together.
 ORGANIZATION_AT_ONCE, ORGANIZATION_PER_S = 20, 1 / 60
 EACH_AT_ONCE, EACH_PER_S = 3, 1 / 1_200

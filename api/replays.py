@@ -106,7 +106,7 @@ def _path(call: Call) -> str:
 def _fields(replay: Replay, listener: Listener | None) -> dict[str, Any]:
     """Return a replay as JSON. The field `paused` is null, or the reason why the replay is paused.
 
-    A replay to the listener itself is also paused while the listener is paused.
+    A replay without its own `notify_url` goes to the listener, so it is also paused while the listener is paused.
     """
     state, paused = replay.state, replay.paused
     if state == "running" and replay.notify_url is None and listener is not None and listener.paused is not None:

@@ -66,7 +66,7 @@ async def watch(
     Whenever the space crosses one of the two limits, call refuse() with the new refusal, or with None if nothing is
     refused any more.
     """
-    before: bool | None = None  # True: all events are refused; False: all except urgent ones; None: no event
+    before: bool | None = None  # True: all events are refused; False: all except urgent ones; None: none
     while True:
         free = free_bytes(folder)
         now = free < marks.reserve if free < marks.growth else None

@@ -24,7 +24,7 @@ CHARS_MAX: Final = 1000
 AT_ONCE: Final = 2  # Hashing one password takes 46 MiB of memory, and less than 0.1 s of a processor.
 # If WAITING_MAX passwords are being checked or wait to be checked, a request with another password is refused.
 WAITING_MAX: Final = 150
-_SCORE_MIN: Final = 2  # a password with a lower zxcvbn score is refused; score 2 means over a million guesses
+_SCORE_MIN: Final = 2  # the lowest zxcvbn score that is accepted; score 2 means over a million guesses
 # zxcvbn tries each letter that a symbol such as @ or 4 can stand for. More combinations take it more time.
 # On a test machine, zxcvbn took 14 s for 72 hostile characters.
 # zxcvbn gets only the beginning of a password, because judging the beginning takes at most 0.2 s.

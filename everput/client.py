@@ -29,6 +29,7 @@ TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
 AGAIN: Final = frozenset({429, 502, 503, 504})
 _IN_FLIGHT: Final = "in-flight"
 _IN_DOUBT: Final = "in-doubt"
+_CUT_OFF: Final = "the answer ended before the log was complete; call lines() again with the newest `cursor`, if any"
 _SESSION: Final = "evs_"  # prefix of a session's token
 
 T = TypeVar("T")
@@ -121,9 +122,7 @@ class Client:
                             yield from reading.lines(part)
                         if reading.complete:
                             return
-                        raise httpx.RemoteProtocolError(
-                            "the answer ended before the log was complete; call lines() again, from the newest `cursor`"
-                        )
+                        raise httpx.RemoteProtocolError(_CUT_OFF)
                     response.read()
                     wait_s = reading.after_problem(response)
             except httpx.TransportError as error:
@@ -246,9 +245,7 @@ class AsyncClient:
                                 yield line
                         if reading.complete:
                             return
-                        raise httpx.RemoteProtocolError(
-                            "the answer ended before the log was complete; call lines() again, from the newest `cursor`"
-                        )
+                        raise httpx.RemoteProtocolError(_CUT_OFF)
                     await response.aread()
                     wait_s = reading.after_problem(response)
             except httpx.TransportError as error:

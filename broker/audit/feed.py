@@ -74,7 +74,7 @@ class _Peek(msgspec.Struct):
 class _Look(NamedTuple):
     # The changes by organization id. If an organization had more than CHANGES_MAX changes, the value is None.
     changes: Mapping[str, frozenset[Change] | None]
-    # True if some records were skipped, so that it is unknown what has changed in any organization.
+    # True if some records were skipped. Then it is unknown for every organization what has changed.
     unread: bool
 
 

@@ -142,8 +142,8 @@ class OrganizationJoined(Event, frozen=True, kw_only=True, tag="organization.joi
 class OrganizationLeft(Event, frozen=True, kw_only=True, tag="organization.left"):
     """The event which says that an account left an organization, or was removed from it.
 
-    Without `even_if_last`, the event has no effect if the account is the only owner of the organization, or if all
-    other owners are blocked.
+    Without `even_if_last`, an owner can't leave if no other owner can sign in: there is none, or all are blocked. The
+    event then has no effect.
     """
 
     urgent: ClassVar[bool] = True

@@ -231,7 +231,7 @@ class Trigger:
 
     @property
     def pressing(self) -> bool:
-        """Whether this alert must be checked often: it is open, or the level of its condition is HIGH."""
+        """Whether every check must include this alert: it is open, or its condition has the level HIGH."""
         return self.open or self._level is Level.HIGH
 
     def agrees(self, recorded: Trigger) -> bool:

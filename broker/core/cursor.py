@@ -72,7 +72,8 @@ class Cursor:
         oldest = "-" if self.oldest_at_ms is None else str(self.oldest_at_ms)
         error = f"{self.error or '-'};{self.counts}" if self.counts else self.error or "-"
         text = f"{_VERSION} {packed} {self.pending} {oldest} {self.state} {error}"
-        # If the metadata is too long, drop the upper half of the open offsets. Set `top` to the first dropped offset.
+        # If the metadata is too long, drop the upper half of the open offsets, and set `top` to the first dropped one.
+        # After a take-over, messages from this offset on are then delivered again.
         if len(text) > METADATA_BYTES_MAX and self.open:
             fewer = len(self.open) // 2
             return replace(self, top=self.open[fewer], open=self.open[:fewer], attempts=()).metadata()

@@ -348,8 +348,8 @@ This page shows the states of a delivery in the memory of its worker.
 When a partition moves to another worker, the former worker gives the partition's unfinished deliveries the state
 *dropped*. When a listener is deleted, its unfinished deliveries get this state, too.
 
-A worker that takes over a partition reads the metadata of each listener's committed Kafka offset. This metadata lists
-the deliveries that the former owner of the partition had begun and not finished.
+A worker that takes over a partition reads the metadata of each listener's committed Kafka offset. When the
+former owner of the partition last committed the offset, it wrote there which deliveries it had in memory, unfinished.
 
 The worker gives each of these deliveries the state *missing*, and reads the message from the log again.
 

@@ -37,9 +37,9 @@ class Directory:
     """The state that is computed from the events of the topic `control`: accounts, organizations, invitations, API
     keys, queues, listeners, replays, unreadable ranges of the log, and alerts.
 
-    `initialized` says that a command of the operator has created an organization or an API key. `given_up` holds the
-    unreadable ranges of the log that an operator has given up as lost, or that retention has deleted. `damage` holds
-    the other unreadable ranges that were found. `alerts` holds the newest state of each alert.
+    `initialized` says that a command of the operator has created an organization or an API key. `damage` holds the
+    unreadable ranges of the log that can still be restored. `given_up` holds those that are lost: an operator gave them
+    up, or retention deleted them. `alerts` holds the newest state of each alert.
     """
 
     def __init__(self) -> None:

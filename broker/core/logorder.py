@@ -151,8 +151,8 @@ class Merge(Generic[T]):
         return Run(lane, records, size)
 
     def _last_ms(self, first: Lane[T]) -> int:
-        """Return the last time up to which the records of the partition `first` can be returned: until then, no record
-        of another partition comes before them. `first` is the partition with the next record.
+        """Return the latest time at which a record of the partition `first` comes before the records of all other
+        partitions. `first` is the partition with the next record.
         """
         if len(self._heap) == 1:
             return _NO_END_MS

@@ -40,8 +40,8 @@ class Lane(NamedTuple):
 class Position(NamedTuple):
     """The position up to which the records of a partition have been counted for the statistics.
 
-    `offset` is that of the next record to count. `minute` is the minute of the newest counted record; 0 if there is
-    none.
+    `offset` is that of the next record to count. `minute` is the minute (since the epoch) of the newest counted record;
+    0 if there is none.
     """
 
     offset: int
@@ -352,8 +352,9 @@ class Series:
         """Return how many deliveries of a listener waited at the end of each step of time. `now` is how many wait now.
         The earlier numbers are calculated backwards from `now`.
 
-        Before `since_ms`, when the listener was created, no delivery waited. The calculation does not know redrives and
-        deletions of messages. So the numbers of steps before a redrive or deletion can be too high or too low.
+        Before `since_ms`, when the listener was created, no delivery waited. The calculation does not know redrives,
+        deletions of messages, `deliver_at` times, and deliveries that were repeated after a crash. So earlier numbers
+        can be too high or too low.
         """
         growths = [_growth(counts) for counts in (*self.points, self.later)]
         ends_ms = (self.from_ms + (place + 1) * self.step_ms for place in range(len(self.points)))
@@ -419,8 +420,7 @@ class QueuesSeries(Series):
         """Return how many deliveries waited at the end of each step of time. The numbers are calculated backwards from
         `lags`, the number of deliveries that wait for each listener now.
 
-        The calculation does not know redrives and deletions of messages. So the numbers of steps before a redrive or
-        deletion can be too high or too low.
+        For the same reasons as in Series.backlog(), earlier numbers can be too high or too low.
         """
         growths = [*self._growths]
         for listeners in self._queues.values():

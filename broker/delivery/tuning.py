@@ -220,7 +220,7 @@ class Tuning:
     ended_again_s: float = 5.0
     replay_look_s: float = 1.0
     retention_look_s: float = 600.0
-    clock_skew_ms: int = CLOCK_SKEW_MS  # Everput assumes that the clocks of its machines differ by at most this.
+    clock_skew_ms: int = CLOCK_SKEW_MS  # Workers assume here that machines' clocks differ by at most this.
     # Retention moves old deliveries to `outstanding`, for this many (listener, partition) pairs at the same time.
     set_aside_listeners: int = 4
     set_aside_s: float = 10.0  # longest turn of one listener

@@ -52,7 +52,7 @@ class MessagesTopic:
         self._partitions = topic.partitions
         self._requests = requests
         # A message's record time is at most this many milliseconds later than the time in the message's id.
-        # A record time can be later than the id's: puts wait for Kafka, repeated puts keep their id, and clocks differ.
+        # There are three reasons: a put waits for Kafka, a repeated put keeps its id, and machines' clocks differ.
         self._later_ms_max = IDS_KEPT_MS + round(timeout_s * 2000) + 2 * CLOCKS_MS
         self._read_slots = read_slots
         self._kept = kept

@@ -42,7 +42,8 @@ class DnsTuning:
     known_leaves_s: float = 1.0
     # seconds after which a DNS look-up moves from the new pool (for names of unknown speed) to the slow pool
     new_leaves_s: float = 0.25
-    # If a caller gets no answer, this counts as a failure of DNS only if the look-up has run for this many seconds.
+    # If DNS does not answer a caller in time, this is a failure of DNS only if the look-up has run for `asked_s`
+    # seconds. If the look-up is in the slow pool, it is always a failure of DNS.
     asked_s: float = 0.5
     # A DNS look-up that waits for a thread is cancelled if no caller has asked for it for this many seconds.
     wanted_s: float = 15.0
@@ -74,13 +75,16 @@ class NotAsked(OSError):
 
 
 class Pool:
-    """A pool of DNS look-ups. While `most` or more look-ups run in the pool, no other look-up starts in it."""
+    """A pool of DNS look-ups. While `most` or more of them run, the others wait. More than `most` can run in the slow
+    pool, because look-ups that run already move to it.
+    """
 
     __slots__ = ("hanging_max", "leaves_s", "most", "under_way", "waiting")
 
     def __init__(self, most: int, *, leaves_s: float = 0.0, hanging_max: int = 0) -> None:
         self.most = most
-        # A DNS look-up that has run for `leaves_s` seconds moves from this pool to the slow pool.
+        # A look-up that has run for `leaves_s` seconds counts in the slow pool from then on, and no longer in this
+        # pool.
         # If the slow pool runs `hanging_max` look-ups then, the look-up tries again to move every `leaves_s` seconds.
         self.leaves_s = leaves_s
         self.hanging_max = hanging_max

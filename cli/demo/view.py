@@ -32,7 +32,7 @@ class Row:
     waiting: int
     # the number of attempts (without probes) that this listener answered with 503
     refused: int
-    # the number of accepted requests that were retries
+    # the number of accepted requests that were not the first attempt to deliver their message
     retries: int
     # the number of accepted requests for messages that this listener had accepted before
     duplicates: int

@@ -187,7 +187,8 @@ async def _partition(
         whole = fetched.next_offset >= last
         if fetched.next_offset <= at and not whole:
             raise LogUnavailable(
-                f"Kafka returned no records of {topic.name}/{number} from offset {at} on; repeat the command"
+                f"Kafka returned no records of {topic.name}/{number} at offset {at} or later; repeat the command, and "
+                "check Kafka if this happens again"
             )
         lines = [line(record) for record in fetched.records if record.offset < last]
         yield min(fetched.next_offset, last) - at

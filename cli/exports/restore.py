@@ -138,7 +138,8 @@ def _begins(folder: Path, made: Manifest) -> dict[tuple[str, int], int]:
     records of these partitions before the export. The import must give the exported records their old offsets, because
     other records refer to these. Topics to whose offsets nothing refers are left out.
 
-    Raises ConfigurationError if records are missing between exported records, or at the beginning of `control`.
+    If Kafka had deleted all records of a partition, its offset here is the end offset. Raises ConfigurationError if
+    records are missing between or after exported records, or at the beginning of `control`.
     """
     found = {}
     places = [(one.topic, one.partition, one.first, one.rows) for one in made.files if one.topic not in _SHIFTING]

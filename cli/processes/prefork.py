@@ -57,7 +57,7 @@ class ForkedProcess:
 
     def send_signal(self, number: signal.Signals) -> None:
         # This pid can't belong to another process: the system can reuse it only after _reap().
-        # After _reap(), `returncode` is set, and callers send no signal.
+        # _reap() also sets `returncode`. Callers send no signal once `returncode` is set.
         os.kill(self.pid, number)
 
     def _reap(self, descriptor: int) -> None:

@@ -405,8 +405,8 @@ class _Connection(_Written, DirectPutProtocol):
             super().on_message_complete()
 
     def close_if_waiting_since(self, before: float) -> None:
-        """Close the connection if the server has waited at least since the loop time `before` for the first request, or
-        for the rest of a request. If a request has begun, but its answer has not, first answer 408.
+        """Close the connection if the server has been waiting since the loop time `before` or longer, for the first
+        request or for the rest of a request. If a request has begun, but its answer has not, first answer 408.
         """
         if self._waiting_since is None or self._waiting_since > before or self.transport.is_closing():
             return

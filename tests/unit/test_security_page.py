@@ -75,7 +75,7 @@ def test_the_bounds_are_those_of_the_code():
     )
     for text in (
         f"up to {LIMITS.all_guesses_at_once // 2} attempts for each network, and {buckets.NAMES_MAX:,} networks",
-        f"Every {LIMITS.recent_s / 60:g} minutes, it forgets one attempt",
+        f"Every {LIMITS.recent_s / 60:g} minutes, the number of attempts of each network falls by one.",
         f"/{clients.IPV4_NETWORK_PREFIX} for IPv4, /{clients.IPV6_NETWORK_PREFIX} for IPv6",
     ):
         assert text in about_networks

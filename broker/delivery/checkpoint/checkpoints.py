@@ -100,9 +100,7 @@ class Checkpoints:
         self._changed.setdefault(listener_id, set()).update(self._partitions if partitions is None else partitions)
 
     def removed(self, listener_id: str) -> None:
-        """Forget a listener's metrics, and which of its offsets are still to be committed. Called when the worker stops
-        delivery to the listener.
-        """
+        """Forget a listener's metrics, and which offsets to commit for it: the worker stops delivery to it."""
         self.stored_at_s.pop(listener_id, None)
         self._changed.pop(listener_id, None)
         self._metrics.removed(listener_id)

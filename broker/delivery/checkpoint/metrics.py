@@ -107,7 +107,9 @@ class Trouble:
 
 @dataclass(slots=True)
 class Condition:
-    """The state of a worker and its listeners at about one moment, for metrics."""
+    """The state of a worker and its listeners, for metrics. Delivery goes on while it is collected, so its values can
+    be from slightly different moments.
+    """
 
     partitions: int = 0
     listeners: Counter[str] = field(default_factory=Counter)  # by state, such as `down`
@@ -194,7 +196,9 @@ async def condition(
 
 
 def _judge(now: Condition, dispatcher: Dispatcher, outstanding: Outstanding) -> None:
-    """Add a listener's health and recent attempts to the state of the worker."""
+    """Add a listener's health and recent attempts to `now`. If the listener needs attention, add it to `now.troubles`,
+    too.
+    """
     listener = dispatcher.listener
     parked, retrying = outstanding.held_of(listener.id)
     known = facts(

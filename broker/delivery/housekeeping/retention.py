@@ -118,7 +118,7 @@ class Retention:
             low = min(stands.values(), default=ends[partition])
             below = young[partition]
             lags.extend(_Lag(partition, one, below) for one, offset in stands.items() if offset < below)
-            # # Delete only messages below `low`, the lowest committed offset of all listeners. If `outstanding` has a
+            # Delete only messages below `low`, the lowest committed offset of all listeners. If `outstanding` has a
             # delivery of such a message, and no copy of the message, `bare_ms` keeps the message.
             # If a delivery moves to `outstanding` during this call, its message has the offset `low` or a higher one.
             # So this call does not delete the message.

@@ -46,7 +46,7 @@ class OutstandingEntry:
     # `bare` is true if the delivery's record has no copy of the message's data, which is only in the topic `messages`.
     # `bare` is UNREAD if the delivery is parked because its message, its update or its earlier results can't be read.
     bare: int = False
-    # A redrive changes `forgiven`, `since_ms` and `due_ms`. The fields `undo_…` keep the values before it, for undo().
+    # A redrive changes `forgiven`, `since_ms` and `due_ms`. undo() restores the values of `undo_…`.
     # If the delivery was not redriven since its newest attempt, `undo_forgiven` is None.
     undo_forgiven: int | None = None
     undo_since_ms: int = 0

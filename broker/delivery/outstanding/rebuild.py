@@ -90,9 +90,10 @@ async def rebuilt(
     requests: LogReader, topic: str, partition: int, outcomes: Outcomes, streams: Streams, *, at_once: int
 ) -> AsyncIterator[dict[Key, OutstandingEntry]]:
     """Yield the deliveries to these listeners that the topic `outstanding` should hold. Do not read this topic, because
-    some of its records are damaged or missing. A delivery should be in the topic if the listener's committed offset has
-    passed the message, but no result in `outcomes` says that the message was delivered. Deliveries of readable messages
-    come first, in the order of the messages.
+    some of its records are damaged or missing. A delivery should be in the topic if the listener's cursor counts the
+    message as settled, but no result in `outcomes` says that it was delivered. Deliveries of readable messages come
+    first, in the order of the messages. Then come those of unreadable messages for which `outcomes` has a failed
+    attempt.
 
     `topic` is the name of the topic `messages`. Raises LogUnavailable if Kafka does not answer.
     """

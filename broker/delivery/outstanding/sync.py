@@ -115,7 +115,7 @@ class IndexSync:
         self._tuning = tuning
         self._reading: dict[int, object] = {}  # the latest read() of each partition
         # By partition: two numbers. The first is an offset: the index has all earlier records of `outstanding`.
-        # The second number in `_known` is how many records this worker had written when the first number was set.
+        # The second is the number of records that this worker had written to the partition when the first was set.
         self._known: dict[int, tuple[int, int]] = {}
         # By partition: the newest fingerprint of its deliveries, after the value of `_written.changes` at that time.
         # If the counter `_written.changes` has grown since the newest fingerprint, note() makes a new fingerprint.

@@ -279,8 +279,8 @@ def _refuse_to_cut(log_dir: Path) -> None:
     for path in segments.lying_indexes(log_dir):
         raise ConfigurationError(
             f"the last entry of the index {path} points to no record batch: the index is damaged, or its segment was "
-            "shortened. Kafka would find a wrong end of the partition, and could overwrite records. Look for damage "
-            f"with `everput mend`. Then delete the index, which Kafka rebuilds: rm {path}"
+            "shortened. Kafka would find a wrong end of the partition, and could overwrite records. First look "
+            f"for damage with `everput mend`, and restore it. Then delete the index, which Kafka rebuilds: rm {path}"
         )
 
 

@@ -155,7 +155,7 @@ def lying_indexes(log_dir: Path) -> Iterator[Path]:
     clean stop, it looks for the end of a partition from this entry on. If the entry is wrong, Kafka assumes a wrong
     end. After a crash, yield nothing, because Kafka rebuilds its indexes.
     """
-    if not (log_dir / _CLEAN).exists():  # After a crash, Kafka rebuilds its offset indexes itself.
+    if not (log_dir / _CLEAN).exists():  # After a crash, Kafka rebuilds its offset indexes, so they need no check.
         return
     for index in sorted(log_dir.glob("*/*.index")):
         raw = index.read_bytes()
