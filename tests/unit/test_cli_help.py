@@ -62,7 +62,7 @@ def test_each_help_begins_with_a_verb_and_ends_as_a_sentence(path):
 VERBS = {
     *("Back", "Cancel", "Check", "Compare", "Create", "Delete", "Deliver", "Encrypt", "End", "Find", "Forget", "Let"),
     *("List", "Pause", "Print", "Put", "Read", "Remove", "Rename", "Replace", "Restore", "Resume", "Retry", "Revoke"),
-    *("Run", "Save", "Send", "Show", "Use", "Write", "Change"),
+    *("Run", "Save", "Send", "Show", "Use", "Write", "Change", "Block"),
 }
 
 

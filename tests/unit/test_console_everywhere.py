@@ -74,7 +74,11 @@ async def faults(page: Browser, where: str) -> list[str]:
         if await page.run(f"{CHARTS}.length > 0"):
             line = await page.run("getComputedStyle(document.documentElement).getPropertyValue('--line').trim()")
             rgb = ",".join(str(int(line[at : at + 2], 16)) for at in (1, 3, 5))
-            if rgb not in await page.run(f"({DRAWN})({CHARTS}[0].querySelector('canvas'))"):
+            for _ in range(100):  # The charts get their new colors a moment later, too.
+                if rgb in await page.run(f"({DRAWN})({CHARTS}[0].querySelector('canvas'))"):
+                    break
+                await asyncio.sleep(0.05)
+            else:
                 found.append(f"{here} the chart has other colors")
     found += [f"{where}: {one}" for one in page.errors]
     page.errors.clear()
