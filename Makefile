@@ -35,8 +35,9 @@ else
 	cat .venv/test-log.log .venv/test-scenarios.log .venv/test-others.log; exit $$status
 endif
 
-KAFKA := $(wildcard tests/kafka/test_[a-d]*.py) tests/scenarios/test_faults.py
-LOG := $(wildcard tests/kafka/test_[e-z]*.py tests/scenarios/test_[ab]*.py) tests/samples tests/contracts tests/upgrades
+KAFKA := $(wildcard tests/kafka/test_[a-d]*.py) $(patsubst %,tests/scenarios/test_%.py,faults alerting stats)
+LOG := $(filter-out $(KAFKA),$(wildcard tests/kafka/test_[e-z]*.py tests/scenarios/test_[ab]*.py)) \
+	tests/samples tests/contracts tests/upgrades
 OTHERS := tests/delivery tests/stateful tests/unit
 
 test-kafka: $(READY)
