@@ -65,8 +65,8 @@ class Buckets:
 
     def _forget(self, at_s: float) -> None:
         """Forget the names whose uses do not count any more. If more than NAMES_MAX / 2 names remain, keep only the
-        NAMES_MAX / 2 names with the most uses. So a client that has used up its limit can't make this process forget
-        the client's name by requests under many other names.
+        NAMES_MAX / 2 names with the most uses. So a client that has used up its limit is not forgotten because of
+        single requests under many other names.
         """
         kept = [(full_at_s, name) for name, full_at_s in self._full_at_s.items() if full_at_s > at_s]
         if len(kept) > NAMES_MAX // 2:

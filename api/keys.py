@@ -28,7 +28,7 @@ class _Administrator(NamedTuple):
 
     organization_id: str
     actor: str
-    # The scopes (rights) of the requester. A new API key may get only these scopes.
+    # The scopes (rights) of the requester. A new API key may get only these scopes and parts of them.
     scopes: tuple[str, ...]
     # The latest expiry that this request may give to a new API key, in ms since the UTC epoch; None for no limit.
     expires_at_ms: int | None = None

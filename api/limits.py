@@ -40,7 +40,8 @@ class Recent:
 
 
 class Limit:
-    """A rate limit that permits bursts. The uses of each client, or of each organization, are counted separately.
+    """A rate limit that permits bursts. The uses are counted separately for each `whose`, such as a client, an account
+    or an organization.
 
     `name` (the limit's own name) and `unit` appear in the `RateLimit` headers. Without a unit, the limit counts
     requests. `refusal` is the error text for a client that exceeds the limit.

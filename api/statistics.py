@@ -18,7 +18,7 @@ from broker.core.statistics import KEPT_MS, MINUTE_MS, Counts, Series
 from broker.ports import DirectoryView, ListenerStatus, Statistics
 
 POINTS_MAX: Final = 1_500
-# Without the parameter `step`, use the shortest step in _USUAL_MS with which the series has at most this many points.
+# Without `step`, use the shortest step in _USUAL_MS with which the series has at most about this many points.
 # If the series would have more points even with the longest step in _USUAL_MS, use steps of a day.
 _POINTS_USUAL: Final = 150
 _UNITS_MS: Final = {"m": MINUTE_MS, "h": 60 * MINUTE_MS, "d": 24 * 60 * MINUTE_MS}

@@ -21,7 +21,7 @@ Part = str | tuple[str, str]  # one part of an output line: a text, or a text wi
 
 _COMMON: Final = ("type", "v", "at_ms", "organization_id", "actor", "request_id")
 # After time and type, an event's line has the id from the first of these fields that the event has, without a name.
-# In an event's line, the other fields with ids are shown as NAME=ID.
+# In an event's line, the other fields of _SUBJECTS are shown as NAME=ID.
 _SUBJECTS: Final = ("message_id", "replay_id", "key_id", "account_id", "session_id")
 _NAMED: Final = ("queue_id", "listener_id")
 _VALUE_CHARS_MAX: Final = 60

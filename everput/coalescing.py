@@ -63,7 +63,8 @@ class Coalescer:
     answered.
 
     A request has at most MESSAGES_MAX messages and CHARS_MAX characters of data. A message with more data is sent
-    alone. A put that has waited for more than `give_up_after_s` seconds fails, and is not sent.
+    alone. If a put has waited for more than `give_up_after_s` seconds when the next request begins, it fails, and is
+    not sent.
     """
 
     def __init__(self, send: Send, *, in_flight_max: int, give_up_after_s: float) -> None:

@@ -12,7 +12,8 @@ from typing import Final
 
 from broker.core import events as ev
 
-# An expired API key stays listed for 30 days. After that, the creation of another key in its organization removes it.
+# Unless it is revoked, an expired API key stays listed for 30 days.
+# After that, the creation of another key in its organization removes it.
 EXPIRED_KEYS_KEPT_MS: Final = 30 * 86_400_000
 
 

@@ -99,8 +99,8 @@ class Recent:
         self._text = ""
 
     def add(self, at_ms: int, *, accepted: int = 0, refused: int = 0) -> None:
-        """Count attempts that ended at the time `at_ms`: `accepted` attempts were accepted, and `refused` attempts
-        failed.
+        """Count attempts that ended at about the time `at_ms`: `accepted` attempts were accepted, and `refused`
+        attempts failed.
         """
         if accepted:
             self.accepted_at_ms = max(self.accepted_at_ms, at_ms)

@@ -77,7 +77,7 @@ class Roster:
         self.sending = False  # whether attempts may begin
         self.unusable: set[str] = set()  # listeners whose secret can't be decrypted
         self._replays: set[str] = set()  # ids of replays
-        # The ids of new listeners. admit() loads the listeners' committed offsets, and then starts delivery to them.
+        # The ids of listeners without a dispatcher. admit() loads their committed offsets, and then starts delivery.
         self._arrivals: dict[str, None] = {}
         self._arrived = asyncio.Event()
 
@@ -101,8 +101,8 @@ class Roster:
         return listener_id in self.dispatchers
 
     def start(self, listener: Listener) -> None:
-        """Start delivery to a new listener as soon as its committed offsets are loaded. Do nothing if the worker may
-        begin no attempts now: the next take-over of partitions then starts the delivery.
+        """Start delivery to a listener that has no dispatcher, as soon as its committed offsets are loaded. Do nothing
+        if the worker may begin no attempts now: the next take-over of partitions then starts the delivery.
         """
         if self.sending:  # Otherwise the next take-over starts it.
             self._arrivals[listener.id] = None

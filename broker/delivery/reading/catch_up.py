@@ -113,8 +113,8 @@ class CatchUp:
 
     def request(self, stream: Stream) -> None:
         """Get the older messages of a partition that a lagging listener needs. If the worker has these messages in
-        memory, hand them to the listener at once. Otherwise, queue a request, and a catch-up reader will read the
-        messages from Kafka.
+        memory, hand them to the listener's dispatcher at once. Otherwise, queue a request, and a catch-up reader will
+        read the messages from Kafka.
         """
         partition = self._partitions.get(stream.partition)
         if partition is None:
