@@ -103,7 +103,7 @@ class ChangeFeed:
         self._positions: dict[tuple[str, int], int] = {}
         self._looks: deque[_Look] = deque(maxlen=LOOKS_MAX)
         self._epoch = secrets.token_hex(6)
-        self._number = 0  # How many checks of the log have ended since `_epoch` was set. A position has both values.
+        self._number = 0  # The number of completed checks of the log since `_epoch` was set. A position has both.
         self._looking = False  # True while the log is read
         # By organization id: a number n. All checks of the log after the first n include the organization's records.
         self._known_since: dict[str, int] = {}

@@ -27,10 +27,10 @@ _AROUND_TRACE: Final = len(b'"traceparent":"",')
 class FormingBatch:
     """A batch that takes deliveries in order until it is full.
 
-    Usually, a batch has at most `max_messages` messages. If a message has failed once since its last redrive, its next
-    batch has at most half as many messages; if it has failed twice, a quarter, and so on, down to one message. So a
-    message that always fails does not use up the attempts of many others. For the same reason, a message that has
-    failed before is sent alone in the last attempt that `max_attempts` allows (see halvings()).
+    A batch has at most `max_messages` messages. If a message has failed once since its last redrive, its next batch has
+    at most half as many messages; if it has failed twice, a quarter, and so on, down to one message. So a message that
+    always fails does not use up the attempts of many others. For the same reason, a message that has failed before is
+    sent alone in the last attempt that `max_attempts` allows (see halvings()).
     """
 
     __slots__ = ("_bytes", "_bytes_max", "_limit", "_messages_max", "full", "messages")
@@ -91,8 +91,8 @@ def batch_id(message_ids: Iterable[bytes]) -> bytes:
 
 
 def element(message_id: bytes, body: bytes, attempt: int, traceparent: str | None) -> bytes:
-    """Return one message's JSON object in a batch. `body` is the body that the listener would get if the message were
-    sent alone.
+    """Return one message's JSON object in a batch. `body` is the body that a listener without batches gets for this
+    message.
     """
     trace = b"" if traceparent is None else b'"traceparent":"%b",' % traceparent.encode()
     return b'{"id":"%b","content_type":"application/json","attempt":%d,%b"body":%b}' % (

@@ -33,12 +33,12 @@ class State(Enum):
 
 
 class Circuit:
-    """The circuit breaker of one listener. While the circuit breaker is open, the listener gets only probes, and no
-    attempts.
+    """The circuit breaker of one listener. While the circuit breaker is open, no new attempt begins: the listener gets
+    only probes.
 
     `allowance` is the largest number of attempts that may run at the same time; None means no limit. `down_since_ms` is
-    the time at which the listener went down; 0 if it is not down. After a successful probe, the listener still counts
-    as down until an attempt ends without a fault of the listener.
+    the time at which the listener went down; 0 if it is not down. After a successful probe, `down_since_ms` keeps its
+    value until an attempt ends without a fault of the listener.
     """
 
     __slots__ = ("allowance", "down_since_ms", "faults", "probe_at_ms", "relapses", "state")

@@ -289,7 +289,7 @@ def judge(
     if error == "closed" and failure.stale and not history.again:
         return AGAIN
     if failure.tunnel and (not failure.connected or status == TUNNEL_AWAY or error == "garbage"):
-        # The tunnel has no client, or its API process has ended ("garbage": another program answers there).
+        # The tunnel has no client, or its API process has probably ended ("garbage": another program answers there).
         return AWAY
     due_ms = next_at_ms(
         policy,

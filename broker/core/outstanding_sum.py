@@ -70,8 +70,8 @@ class KeySum:
 class LiveKeys:
     """The keys of the deliveries that a partition of the topic `outstanding` holds, computed from its records in order.
 
-    If Kafka has lost the record of a delivery, Everput writes a record with the same key and an empty value. `lost` has
-    the keys of such records.
+    If Kafka has lost records, Everput writes records with an empty value at their offsets. The keys of these empty
+    records are made up, because the lost keys are unknown. `lost` has the made-up keys.
     """
 
     def __init__(self) -> None:

@@ -49,7 +49,7 @@ class _Newer(msgspec.Struct):
 
 _newer_fields = msgspec.json.Decoder(_Newer)
 # Events of these types can concern a message without its id: redrives, cancelled redrives and replays.
-# So a search for the events of one message decodes every event of these types.
+# So a search for the events of one message does not skip these events, even if they lack the message's id.
 _OF_MANY: Final = frozenset(
     {wire_name(ListenerRedriven), wire_name(ListenerRedrivesCancelled), wire_name(ReplayStarted)}
 )
@@ -127,8 +127,8 @@ class Selection:
 
     def take(self, value: bytes | None) -> Event | None:
         """Return the event of a record if it matches the filter, else None. If only a newer version of Everput can
-        decode the event, return Unreadable in its place. If the filter is for one message, the returned event has no
-        data about other messages.
+        decode the event, return Unreadable in its place. If the filter is for one message, an event with the results or
+        answers of several messages is returned with those of this message only.
         """
         if value is None or not self._may_be(value):
             return None
@@ -181,8 +181,9 @@ class Selection:
         return about in self.queue_listener_ids
 
     def _story_of(self, event: Event) -> Event | None:
-        """Return the part of the event that is about the filter's message. Return None if no part is about this
-        message. If the filter is for no single message, return the event unchanged.
+        """Return the event if it is about the filter's message, else None. An event with the results or answers of
+        several messages is returned with those of this message only. If the filter is for no single message, return the
+        event unchanged.
         """
         message = self.message
         if message is None:

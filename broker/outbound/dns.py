@@ -43,7 +43,7 @@ class DnsTuning:
     # seconds after which a DNS look-up moves from the new pool (for names of unknown speed) to the slow pool
     new_leaves_s: float = 0.25
     # If DNS does not answer a caller in time, this is a failure of DNS only if the look-up has run for `asked_s`
-    # seconds. If the look-up is in the slow pool, it is always a failure of DNS.
+    # seconds. If the host name is in the slow pool, it is always a failure of DNS.
     asked_s: float = 0.5
     # A DNS look-up that waits for a thread is cancelled if no caller has asked for it for this many seconds.
     wanted_s: float = 15.0
@@ -123,7 +123,7 @@ class DnsLookups:
 
         Callers who ask for the same name at the same time get the same future, so await it with asyncio.shield(). The
         future raises OSError or UnicodeError if DNS has no answer. It raises NotAsked if the look-up waited too long
-        for a thread.
+        for a thread, or if no thread could be started.
         """
         loop = asyncio.get_running_loop()
         lookup = self._lookups.get(host)

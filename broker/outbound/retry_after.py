@@ -25,7 +25,7 @@ def retry_after_s(head: bytes, *, at_s: float) -> int | None:
 
 def _wait_s(value: bytes, at_s: float) -> int | None:
     """Return how many seconds the value of a Retry-After header asks to wait. Return None if the value has more than 64
-    bytes, or is neither a number of seconds nor a date.
+    bytes, or is neither a date nor a number of seconds with at most nine digits.
     """
     if len(value) <= _SECONDS_DIGITS_MAX and value.isdigit():
         return int(value)

@@ -94,8 +94,8 @@ class DirectoryView(Protocol):
 
     @property
     def position(self) -> int:
-        """Return the offset of the first event of the topic `control` that is not in `state` yet. `state` includes
-        every event before this offset that this program can decode.
+        """Return the offset of the topic `control` that this process applies next. `state` includes every event before
+        this offset that this program can decode.
         """
 
     @property

@@ -106,7 +106,7 @@ class Checkpoints:
         self._metrics.removed(listener_id)
 
     async def last(self) -> None:
-        """Make the final checkpoint before a hand-over, except if `suspended` is true. Then ask Kafka whether the
+        """Make the final checkpoint before a hand-over (none if `suspended` is true), and then ask Kafka whether the
         worker still owns its partitions. Raises LogUnavailable if the checkpoint fails, or if Kafka does not confirm.
         """
         self._hurried = True

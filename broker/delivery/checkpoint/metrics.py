@@ -137,8 +137,8 @@ def state_of(dispatcher: Dispatcher) -> str:
 
 def waiting(dispatcher: Dispatcher, partitions: dict[int, Partition]) -> int:
     """Return about how many messages in the worker's partitions wait for the listener or are being sent to it. Two
-    kinds of messages do not count: those in the topic `outstanding`, and those that the worker has not read from Kafka
-    yet.
+    kinds of messages do not count: those in the topic `outstanding`, and new ones that the worker has not read from
+    Kafka yet.
 
     If the listener lags in a partition, the number can be too high, because it includes some messages of other queues.
     """
@@ -159,7 +159,7 @@ async def condition(
     at_once: int = TUNED.conditions_at_once,
 ) -> Condition:
     """Return the state of the worker and its listeners. Delivery continues meanwhile: yield to the event loop after
-    every few listeners, and after each listener with deliveries in `outstanding` was counted.
+    every few listeners, and after each partition in which deliveries of a listener wait in `outstanding`.
     """
     now = Condition(partitions=len(partitions), outstanding=len(outstanding), damaged=outstanding.damaged())
     for partition in partitions.values():

@@ -63,7 +63,8 @@ class Backlog:
     def refill(self) -> None:
         """Request older messages for the partitions in which the listener lags. Messages that the worker has in memory
         are handed over at once. Stop when a request needs a read from Kafka, because a listener has only one such
-        request at a time. Also stop when the listener's memory has no more room.
+        request at a time. Also stop when the listener's memory has no more room, except for messages that must move to
+        the topic `outstanding`.
         """
         behind = self.behind
         if not self._dispatcher.sending or any(stream.requested for stream in behind):
@@ -84,9 +85,7 @@ class Backlog:
                 return
 
     def read_again(self, delivery: Delivery) -> None:
-        """Record that a delivery's message is no longer in memory, so that it is read from Kafka again before the next
-        attempt.
-        """
+        """Record that a delivery's message is no longer in memory, so that it is read again before the next attempt."""
         stream = delivery.stream
         delivery.state = MISSING
         stream.window.forget((delivery.offset,))

@@ -146,7 +146,7 @@ class OutstandingRecords:
         if entry.record is not None:
             return await self._message(entry, entry.record, entry.record_offset)
         key, at, size, buried, behind = entry.key, entry.record_offset, _RECORD_BYTES, False, False
-        damaged = at < 0  # If the record was unreadable at the partition's take-over, its offset is negative.
+        damaged = at < 0  # negative if the record was unreadable or missing at the partition's take-over
         try:
             # Compaction may have left only a later record with the same key. So search to the end of the partition.
             while not damaged:
