@@ -52,7 +52,7 @@ class AccountLimits:
     registrations_per_s: float = 1.0
     # Each process counts the recent password checks and registrations of each network.
     # Every `recent_s` seconds, the count of each network falls by one.
-    # A request from a network with a count of 5 must leave at least 5 uses of a limit free. Otherwise, refuse it.
+    # A request from a network with a count of 5 must leave 5 uses of a shared limit to others. Otherwise, refuse it.
     # A network never has to leave more than half of a limit's burst free.
     recent_s: float = 600.0
 

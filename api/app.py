@@ -348,7 +348,7 @@ def make_app(
         ),
         Route(OIDC_PATH, oidc.finish, methods=["GET"]),
     ]
-    # Answer 404 to a path with a slash at its end, such as `/v1/queues/`. Starlette would redirect it to `/v1/queues`.
+    # Answer 404 to an unknown path such as `/v1/queues/`. Starlette would redirect it to `/v1/queues`.
     app.router.redirect_slashes = False
     app.router.default = elsewhere
     app.state.requests = service.requests

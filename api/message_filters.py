@@ -17,7 +17,7 @@ from broker.core.ids import parse_message_id
 from broker.core.names import NAME_CHARS_MAX
 from broker.ports import MessageLog
 
-# The time in a message's id may differ from the time of its Kafka record by this many milliseconds.
+# The time in a message's id may differ from the time of its Kafka record by up to this many milliseconds.
 # The two times differ because clocks differ, and because a put that is repeated later keeps the message's id.
 _STORED_MS_MAX: Final = 600_000
 

@@ -41,7 +41,9 @@ _HEADERS: Final[Mapping[str, str]] = {
 
 
 class StaticFile:
-    """A file in memory, plain and compressed with gzip. The plain and compressed form have different entity tags."""
+    """A file in memory, plain and compressed with gzip. The plain form and the compressed form have different entity
+    tags.
+    """
 
     def __init__(self, media: str, content: bytes) -> None:
         self._media = media

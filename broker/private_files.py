@@ -18,8 +18,8 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def write_secret(path: Path, secret: str) -> None:
-    """Write a secret as a file's only line, with mode 0600. If the process is killed meanwhile, the file has either the
-    old or the new secret.
+    """Write a secret as a file's only line, with mode 0600. If the process or the machine crashes meanwhile, the file
+    has either the old or the new secret.
     """
     write_private(path, f"{secret}\n")
     directory = os.open(path.parent, os.O_RDONLY)

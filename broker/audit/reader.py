@@ -78,8 +78,8 @@ Hears = Callable[[str, str, str], Awaitable[bool]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """The range of the log that a client reads. It begins at the time `begin_ms` (None: at the beginning of the log),
-    or at the place that `page_token` marks.
+    """The range of the log that a client reads. It begins at the place that `page_token` marks. Without a page token,
+    it begins at the time `begin_ms` (None: at the beginning of the log).
 
     It ends before the time `end_ms`. If `end_ms` is None or in the future, it ends at the time of the request. The
     client gets at most `limit` events; None means no limit.
@@ -113,7 +113,7 @@ class ReaderTuning:
 class LogReader:
     """The reader of the log for all clients of one process. It returns events in the order of the log.
 
-    `past` returns earlier states of the directory (accounts, queues and listeners). `others` records when a request
+    `past` returns earlier states of an organization's queues, listeners and API keys. `others` records when a request
     arrives that does not read the log, so that reads of the log leave time for it. `feed` tells waiting clients which
     queues, listeners or messages have changed.
     """
@@ -127,7 +127,7 @@ class LogReader:
         self._records = records
         self._table = dict(zip(TOPICS, (table.control, table.messages, table.changes, table.deliveries), strict=True))
         self.feed = ChangeFeed(records, self._table, view)
-        # This process reads one slice (a few events) of the log at a time. Tenants take turns.
+        # This process reads one slice of the log at a time, so that other requests wait less. Tenants take turns.
         self._read_slots = ReadSlots(1, 1, wait_s=_SLOT_WAIT_S)
         self._read_slots.tenant_of = view.state.tenant_of
         self.rests = Rests(tuning.rest_bytes_max)
@@ -145,8 +145,8 @@ class LogReader:
         searched.
 
         If the range has no end, it ends with the events that Kafka acknowledged before the call. The order of the
-        newest events is final only after `settle_ms` milliseconds. So the last slice comes at least `settle_ms` after
-        the call; for the history of one message, it may come earlier.
+        newest events is final only after `settle_ms` milliseconds. So the complete slice comes at least `settle_ms`
+        after the call; for the history of one message, it may come earlier.
 
         Raises Busy if too many requests read the log, and NotFound if the wanted queue or listener never existed.
         Raises WrongCursor if the page token does not fit this request, and Unavailable if Kafka does not answer.
@@ -281,7 +281,8 @@ class _Reading:
         starts = [min(at, end) for at, end in zip(found, ends, strict=True)]
         message = self._wanted.message
         if message is not None:
-            # For one message's history, skip the records of `messages` that are older than the message.
+            # For one message's history, read `messages` from its first record of the message's time or later.
+            # If the read began at the message itself, the message's log time could be wrong.
             # If Kafka's time index is damaged, the message's events may come in a wrong order, but none is left out.
             near = await self._offsets(message.at_ms)
             for number, one in enumerate(self._partitions):
@@ -304,8 +305,8 @@ class _Reading:
         without such a record, return -1, or with `confirmed` its end offset.
 
         If `at_ms` is EARLIEST, return the partition's first offset; if it is LATEST, its end offset. With `confirmed`,
-        the times of records are checked, because Kafka's time index may be damaged. The offset is then earlier than
-        necessary, but no record is missed.
+        the times of records are checked, because Kafka's time index may be damaged. If it is damaged, the offset may be
+        earlier than necessary, but no record is missed.
         """
         found: dict[tuple[str, int], int] = {}
         for topic in dict.fromkeys(one.name for one in self._partitions):

@@ -45,10 +45,10 @@ class Idempotency:
     """The puts of requests with an Idempotency-Key. If a request is repeated within 24 hours, its messages are stored
     only once.
 
-    Before a process puts the messages of a request, it writes a claim of the request's key to the log. If writing the
-    claim takes longer than `append_timeout_ms`, the process does not put the messages, because another process may take
-    over the key. `check_room` is called with an organization's id, and raises StorageFull if the organization may not
-    store more bytes. `count` is called with an organization's id and the bytes of each claim.
+    Before a process puts the messages of a request, it writes a claim of the request's key to the log. If the process
+    has not begun to put the messages `append_timeout_ms` after its claim, it puts none, because another process may
+    take over the key. `check_room` is called with an organization's id, and raises StorageFull if the organization may
+    not store more bytes. `count` is called with an organization's id and the bytes of each claim.
     """
 
     def __init__(

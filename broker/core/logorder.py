@@ -21,7 +21,7 @@ from broker.core.varints import pack, unpack
 T = TypeVar("T")
 
 _VERSION: Final = 2
-# A page token of version 1 has the number of the log's partitions, but no checksum that identifies the partitions.
+# A page token of version 1 has the number of its partitions, but no checksum that identifies them.
 _WITHOUT_CHECKSUM: Final = 1
 _NO_END_MS: Final = 1 << 63
 

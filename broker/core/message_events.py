@@ -32,8 +32,8 @@ class MessagePut(Event, frozen=True, kw_only=True, tag="message.put"):
 class PutClaimed(Event, frozen=True, kw_only=True, tag="put.claimed"):
     """The event which says that a request with an Idempotency-Key is about to put its messages (a claim of the key).
     The claim with `number` 1 holds the key for 24 hours. If the process that wrote this claim does not put the messages
-    in time, a claim with the next number takes the key over. If several claims of the key have the same number, only
-    the first of them has an effect.
+    in time, a claim with the next number takes the key over. While the key is in use, several claims may have the same
+    number. Only the first of them has an effect.
 
     `digest` is the SHA-256 of the organization and the Idempotency-Key. `body_sha256` is the SHA-256 of the values that
     a repeated request must have in common with the first.
@@ -110,9 +110,9 @@ class PartitionHandedOver(Event, frozen=True, kw_only=True, tag="partition.hande
     """The event which says that a worker has given up a partition. Before, the worker has written all results of its
     attempts.
 
-    Messages below the offset `in_doubt_below` may have been sent by an earlier owner of the partition that crashed
-    before it recorded the attempts. All updates and deletions below the offset `changes_below` of the topic `changes`
-    were processed.
+    Unfinished deliveries below the offset `in_doubt_below` may have been sent by an earlier owner of the partition that
+    crashed before it recorded the attempts. All updates and deletions below the offset `changes_below` of the topic
+    `changes` were processed.
     """
 
     partition: int

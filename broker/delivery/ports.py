@@ -115,14 +115,14 @@ class Changes(Protocol):
 
     def since(self, partition: int, at_ms: int, begin: int, end: int) -> AsyncIterator[tuple[int, int, MessageChange]]:
         """Yield the updates and deletions of messages that were recorded at the time `at_ms` or later. Each is a tuple
-        (offset, time of its record in ms, event). Read the topic `changes` only from offset `begin` to before `end`. A
-        few changes from before `at_ms` may be yielded, too. Unreadable changes are left out. Raises LogUnavailable if
-        Kafka does not answer.
+        (offset, time of its record in ms, event). Read the topic `changes` only from offset `begin` to before `end`.
+        Changes from before `at_ms` may be yielded, too. Unreadable changes are left out. Raises LogUnavailable if Kafka
+        does not answer.
         """
 
     async def at(self, partition: int, offset: int) -> MessageChange | None:
         """Return the update or deletion of a message that the topic `changes` has at this offset. Return None if the
-        record is another event, or was given up as lost. Raises LogDamaged if the record is unreadable or was deleted,
+        record is no such event, or was given up as lost. Raises LogDamaged if the record is unreadable or was deleted,
         and LogUnavailable if Kafka does not answer or does not have the record yet.
         """
 

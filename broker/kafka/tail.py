@@ -157,8 +157,8 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         )
 
     async def read(self) -> Mapping[int, list[Any]]:
-        """Return new messages by partition. If there are no new messages, return an empty dictionary after about a
-        second. Do the same if Kafka can't be reached.
+        """Return new messages by partition. If there are no new messages, return an empty dictionary after at most
+        about a second. Do the same if Kafka can't be reached.
 
         Raises LogDamaged if the next message of a partition is unreadable on every replica. To continue, call begin()
         with an offset after the damage. Raises LogUnavailable after nine seconds of errors: the caller must then end

@@ -42,7 +42,7 @@ class Attempt:
     status: int | None
     took_ms: int
     error: str | None
-    # Durations of DNS look-up, TCP connect and TLS handshake; None if unknown, or if the connection was open already.
+    # Durations of DNS look-up, TCP connect and TLS handshake; None if unknown, or if the step did not take place.
     dns_ms: int | None = None
     connect_ms: int | None = None
     tls_ms: int | None = None
@@ -252,8 +252,8 @@ class Statistics(Protocol):
     """The reader of the statistics of queues and listeners, per minute."""
 
     async def read(self, organization_id: str, series: Series) -> None:
-        """Read stored counts of this organization, and add them to `series`: the statistics of one queue or listener
-        over time. Leave out counts before the beginning of `series`.
+        """Read stored counts of this organization, and add them to `series`: the statistics of one listener, or of one
+        or more queues, over time. Leave out counts before the beginning of `series`.
 
         Raises LogUnavailable if Kafka does not answer, Busy if too many large reads are running.
         """

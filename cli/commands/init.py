@@ -50,7 +50,8 @@ def command(options: Options, organization: str | None, name: str | None, email:
     over HTTP, give its ID with --organization.
 
     With --email, the account with this address becomes a member of the organization. If there is no such account, it is
-    created. Set the account's password in EVERPUT_PASSWORD or EVERPUT_PASSWORD_FILE, or type it when asked.
+    created. Give the account's password in EVERPUT_PASSWORD or EVERPUT_PASSWORD_FILE, or type it when asked. For an
+    existing account, the password is checked.
 
     Without --kafka, the command uses the Kafka of the `everput serve` that runs on --data-dir. With --kafka, it also
     creates missing topics. Nobody can register over HTTP until this command, or the first start of `everput serve`, has

@@ -69,7 +69,7 @@ def command(
     """Show the organization's events in the order of the log, oldest first. The key needs the scope `audit`.
 
     A new event is shown two seconds after it was stored, so that an earlier event of another process, which may arrive
-    late, is shown first. With --message, new events are shown immediately.
+    late, is shown first. With --message, new events are shown without this wait.
 
     On a terminal, each line is cut to the terminal's width, and IDs are short. Most commands accept short IDs. If the
     output is not a terminal, IDs are whole, and each value in NAME=VALUE has at most 60 characters. With --json, whole

@@ -48,8 +48,8 @@ _ENDINGS: Final = {"jsonl": "jsonl", "parquet": "parquet"}
     help="Format of the files.",
 )
 def command(*, folder: Path, url: str, key: str, begin: str | None, end: str | None, form: str) -> None:
-    """Write the organization's events to DIR, with a manifest that has their numbers and SHA-256. The key needs the
-    scope `audit`.
+    """Write the organization's events to DIR, with a manifest that has the number of events and the SHA-256 of each
+    file. The key needs the scope `audit`.
 
     If an export is interrupted, repeat the command: it continues with the time range of the first run. For another time
     range than that of a complete export, choose another DIR. Secrets are left out, so the files can't be imported. For

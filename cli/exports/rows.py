@@ -15,8 +15,8 @@ from broker.kafka.requests import Record
 
 
 def line(record: Record) -> bytes:
-    """Encode a Kafka record as a JSON object. A key or value that is not UTF-8 is encoded as base64, in a field such as
-    `value_base64`.
+    """Encode a Kafka record as a JSON object. A key, a value or a header's value that is not UTF-8 is encoded as
+    base64, in a field such as `value_base64`.
     """
     row: dict[str, Any] = {"offset": record.offset, "at_ms": record.timestamp}
     row |= _field("key", record.key) | _field("value", record.value)

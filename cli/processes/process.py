@@ -46,7 +46,7 @@ class Process:
     settings: Settings
     # Set when the process must end.
     stop: asyncio.Event
-    # The parts of the process's state that its admin address shows: whether the process is ready, and its metrics.
+    # The parts of the process's state that its admin address shows, such as its metrics and whether it is ready.
     health: Health
     # A function that waits until Kafka answers, and then creates the topics that are missing.
     kafka: Callable[[], Awaitable[None]]
