@@ -375,7 +375,7 @@ class Method(NamedTuple):
     """
 
     handler: Handler
-    # The scope that the API key or the member's role must have. If None, the handler itself checks the request.
+    # The scope that the API key or the member's role must have. If None, the handler does its own checks, if any.
     scope: str | None
     # True if an API key that is restricted to some queues may use this path, although the path names no queue.
     # If `narrows` is true, the handler must show a request with such a restricted API key only the key's queues.

@@ -76,8 +76,8 @@ class DamageReports:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def found(self, damage: LogDamaged) -> None:
-        """Remember an unreadable range that a read has found, so that an event reports it soon. Do nothing if an event
-        has reported the range already, or if the range was given up.
+        """Remember an unreadable range that a read has found, so that an event reports it soon. Do nothing if the range
+        is reported as unreadable already, or was given up.
 
         An unreadable range in the topic `statistics` is only logged, because statistics can be computed again.
         """

@@ -69,8 +69,8 @@ class OidcSettings:
 class Settings:
     """The settings of one process of Everput. A limit of None means no limit.
 
-    The rate limits apply to each API process alone. After a pause, more requests may come at once: as many as the limit
-    allows in ten seconds, or in one minute for `changes_per_min`.
+    The rate limits apply to each API process alone. After a pause, more may come at once: at least what the limit
+    allows in ten seconds, or for `changes_per_min` in one minute.
     """
 
     kafka: KafkaSettings

@@ -28,8 +28,9 @@ from broker.errors import Changed, InDoubt, NotFound, Unavailable, UnknownEvent,
 from broker.ports import ChangeLog, Count, CountingChange, Log, TooMuch
 
 ANSWER_S: Final = 4.0
-# To the bytes that an organization stores, an update or deletion adds its event, 1 KiB, and 64 bytes for each listener.
-# All but its event is for the event in which a worker later says what became of the message's deliveries.
+# To the bytes that an organization stores, an update or deletion adds its event, 1 KiB, and 64 bytes for each listener
+# of the queue. The 1 KiB and the 64 bytes estimate the event in which a worker later says what became of the message's
+# deliveries.
 _ANSWER_BYTES: Final = 1024
 _LISTENER_BYTES: Final = 64
 _PAGE_BYTES_MAX: Final = 8 << 20  # A page of messages has at most this many bytes of data from updates.

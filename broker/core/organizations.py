@@ -183,7 +183,7 @@ class Organizations:
         roles = {member: role for member, role in organization.roles.items() if member != event.account_id}
         if event.role != OWNER:
             roles[event.account_id] = event.role
-            # End all invitations that the former owner created: one could make the former owner an owner again.
+            # If the account was an owner, end all invitations that it created: one could make it an owner again.
             self.invitations.forget_all_by(event.account_id, organization.id)
         # After a change of role, end all invitations to the member's address: one of them could restore the old role.
         self.invitations.forget_all_to(self._accounts.by_id[event.account_id].email, organization.id)

@@ -45,7 +45,7 @@ class Tuning:
     retries_max: int = 128
     # If this many deliveries wait for earlier ones of their ordering keys, those of slow keys move to `outstanding`.
     # If a listener may have only 100 messages in memory, its limit `key_waiting_max` is 50, half of that number.
-    # `key_waiting_max` does not apply to a new listener: one that has not answered yet, or not since it was down.
+    # `key_waiting_max` does not apply to a listener that is new (see `attempts_new_max`).
     key_waiting_max: int = 128
     key_slow_s: float = 0.1  # An ordering key counts as slow if one delivery has blocked it for this long.
 
@@ -63,8 +63,8 @@ class Tuning:
     set_aside_bytes_max: int = 1 << 20
 
     # The following settings limit a listener's attempts, or decide its priority (dispatch/limits.py).
-    attempts_max: int = 1024  # A worker may have this many attempts in flight. Its listeners share them.
-    # Other listeners leave each listener at least this many of the worker's attempts. Its own limits may allow fewer.
+    attempts_max: int = 1024  # A worker divides this many attempts in flight among its listeners.
+    # Each listener's share is at least this many, even above `attempts_max`. Its own limits may allow fewer.
     attempts_min: int = 2
     # A new listener may have at most this many attempts in flight, because it may never answer.
     # A listener is new until it answers this worker with a status below 500. After it was down, it is new again.

@@ -39,7 +39,7 @@ class ListenerTest(NamedTuple):
     message_id: str
     batch_id: str | None  # the id of the batch that held the test message; None if this listener gets messages singly
     status: int | None  # None if there was no answer
-    # why no answer came, such as `timeout`; `failed-in-batch` if the listener's answer rejects the test message
+    # why no answer came, such as `timeout`; `failed-in-batch` if the answer to a batch rejects the test message
     error: str | None
     took_ms: int  # milliseconds from the start of connecting to the end of the answer's headers, or to the failure
     times: Times  # durations of the steps of connecting

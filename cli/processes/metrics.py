@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # only for type checks: the supervisor imports this module, b
 
 ORGANIZATIONS_SHOWN: Final = 20
 # A metric of single listeners shows the 20 listeners with the highest value, such as the most parked deliveries.
-# A metric of the 20 listeners with the most attempts and the 20 with the most failed attempts has up to 40 listeners.
+# A metric that ranks listeners by two values, such as attempts and failed attempts, shows up to 40 listeners.
 LISTENERS_SHOWN: Final = 20
 # A listener's histogram has fewer buckets than other histograms, because each bucket adds a time series.
 _LISTENER_BOUNDS_MS: Final = (5, 20, 100, 500, 2_000, 10_000, 60_000)

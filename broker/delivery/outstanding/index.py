@@ -172,8 +172,9 @@ class OutstandingIndex:
         self._database.execute("UPDATE entries SET queued_ms = ? WHERE id = ?", (queued_ms, entry.id))
 
     def redriven(self, entry: OutstandingEntry, at_ms: int, *, was_parked: bool) -> None:
-        """Store in the SQLite row of a delivery what a redrive (a request to retry now) or its undoing has changed,
-        such as the due time. `was_parked` says whether the delivery was parked before. `at_ms` is the time now.
+        """Store in a delivery's SQLite row what a redrive (a request to retry now), its undoing or mended damage has
+        changed, such as the due time. `was_parked` says whether the delivery was parked before. `at_ms` is the time
+        now.
         """
         waited, entry.waits = self._is_counted(entry), entry.waits_at(at_ms)
         self._database.execute(
