@@ -28,7 +28,7 @@ _DAY_S: Final = 86_400
 _DETAIL_CHARS_MAX: Final = 300
 # This regular expression takes linear time: its repetition stands between backticks, and can't contain a backtick.
 _FIELD = re.compile(r"field `([^`]*)`")
-# This regular expression takes linear time: the repetition after a `.` ends at a `.`, and that after a `[` at a `[`.
+# This regular expression takes linear time: the repetition after a `.` contains no `.`, and that after a `[` no `[`.
 _STEP = re.compile(r"\.([^.\[]+)|\[([^\[\]]*)\]")
 
 T = TypeVar("T")

@@ -89,8 +89,8 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The subject of an alert: a listener, an API key, or a whole organization. For a listener, `listener_id` and
-    `queue_id` are set. For an API key, `key_id` is set. The other ids are empty.
+    """The subject of an alert: a listener, an API key, or a whole organization. `organization_id` is always set. For a
+    listener, `listener_id` and `queue_id` are set. For an API key, `key_id` is set. The other ids are empty.
     """
 
     organization_id: str

@@ -71,9 +71,9 @@ def connection(*, url: str | None, key: str | None, profile: str | None, data_di
     key to the profile's URL, and the key in the file DIR/api-key to the URL in the file DIR/url (DIR is `data_dir`). If
     DIR/url does not exist, the key in DIR/api-key is sent to URL_DEFAULT.
 
-    If neither a key nor a profile is given, the key in DIR/api-key is used if it is for the server, and otherwise a
-    profile's key. Raises ConfigurationError if there is no key for the server, or if only `profile` and `url` are
-    given, but the profile is for another URL.
+    If neither a key nor a profile is given, the key in DIR/api-key is preferred to a profile's key, unless `url` is
+    another server's URL. Raises ConfigurationError if there is no key for the server, or if only `profile` and `url`
+    are given, but the profile is for another URL.
     """
     key = key or files.secret_setting(KEY_VARIABLE)
     if profile is not None:
@@ -128,8 +128,8 @@ def is_here(url: str) -> bool:
 
 
 def _same_server(one: str, other: str) -> bool:
-    """Return whether two URLs have the same scheme, host and port. All names and addresses of this machine count as the
-    same host.
+    """Return whether two URLs have the same scheme, host and port. All hosts for which is_here() returns True count as
+    the same host.
     """
     try:
         return _origin(one) == _origin(other)

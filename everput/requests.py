@@ -155,10 +155,10 @@ def list_deliveries(queue_id: str, listener_id: str, *, state: str | None = None
     all three.
 
     A pending delivery is not attempted yet, for example because of the message's `deliver_at`. A retrying delivery
-    waits for its next attempt. A parked delivery is not attempted again until it is redriven. The list leaves out most
-    deliveries that have failed for less than a minute, and most messages of the listener's backlog.
+    waits for its next attempt. A parked delivery is usually not attempted again until it is redriven. The list leaves
+    out most deliveries that have failed for less than a minute, and most messages of the listener's backlog.
     """
-    # For each page, the server reads a whole partition of the topic `outstanding`, or more. So request large pages.
+    # For each page, the server reads at least one partition of `outstanding` to its end. So request large pages.
     query = {"limit": "1000"} | ({} if state is None else {"state": state})
     path = _listener(queue_id, listener_id, "deliveries")
     return Request(method="GET", path=path, answer=answers.DeliveriesAnswer, query=query)

@@ -20,7 +20,7 @@ from broker.kafka.producer import KeyAndValue, Producer
 T = TypeVar("T")
 
 _LATE: Final = "Kafka did not acknowledge the records in time, but may have stored some of them"
-# To read one record, a reader must fetch the whole batch. So a batch of several records has at most about 16 KiB.
+# To read one record, a reader must fetch the whole batch. So append_one() batches small records up to about 16 KiB.
 _TOGETHER_BYTES_MAX: Final = 16 << 10
 
 
@@ -41,7 +41,7 @@ class Appender:
         self._timeout_s = timeout_s
         self.name = topic
         self.refusal: Refusal | None = None  # why append_one() refuses records
-        # By partition: records that can be sent only after Kafka has acknowledged the batch before them.
+        # By partition: records that wait until Kafka has acknowledged the batch before them, or this batch has failed.
         self._waiting: dict[int, deque[_Waiting]] = {}
         self._writing: set[asyncio.Task[None]] = set()
 

@@ -47,8 +47,8 @@ def command(options: Options, admin: Sequence[str]) -> None:
 
     The command checks that the ID of each message fits the message's partition and time. It checks that each item named
     by an event, such as a queue, a listener or a message, was created by another event. It checks versions, times, the
-    results of attempts, and the committed offsets of listeners. It also checks that no offsets are missing, and that
-    the copies on all brokers are equal.
+    results of attempts, and the committed offsets of listeners. It also checks that no offsets are missing, and that no
+    broker's copy is damaged or incomplete.
 
     With --admin, the command compares the state of each running process with the log. Processes whose version of
     Everput has other fields are not compared. Without --kafka, it also checks the index files of the embedded Kafka.

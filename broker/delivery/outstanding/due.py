@@ -69,7 +69,7 @@ class Due:
 
     async def pause(self) -> None:
         """Wait until a delivery becomes due, but at most about `serve_idle_s` seconds. If deliveries are due already,
-        but their listeners have no room in memory, wait only `serve_s` seconds.
+        but can't be handed over yet, wait only `serve_s` seconds. For example, their listeners have no room in memory.
         """
         await self._wait(self._tuning.serve_s)
         if self._due or self._wake.is_set():
@@ -180,7 +180,7 @@ class Due:
                 self._take(entry, chosen)
             return
         first = self._first(entry.key_queue)
-        # If another delivery of the key comes first, do not examine this one again until advance() schedules it.
+        # Unless _first() returns this delivery, do not examine it again until advance() schedules it.
         if first is None or first.id != entry.id:
             self._index.queue(entry, None)
             return

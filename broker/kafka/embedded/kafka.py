@@ -195,9 +195,9 @@ class EmbeddedKafka:
         """Start Kafka, with up to three tries. Try again if another program has taken one of Kafka's ports or has
         killed Kafka. If Java's class archive may be the reason for the failure, try again without the archive.
 
-        Raises ConfigurationError if Kafka does not start, or if a start could delete records because Kafka's files are
-        damaged. Also raises ConfigurationError if another program uses the port that was given or that Kafka used
-        before.
+        Raises ConfigurationError if the last try fails, or if Kafka's files do not allow a safe start: they are
+        damaged, or records of `control` are missing. Also raises ConfigurationError, without another try, if another
+        program uses the port that was given or that Kafka used before.
         """
         started = time.monotonic()
         await asyncio.to_thread(_refuse_to_cut, self.data_dir / "kafka")
