@@ -33,7 +33,7 @@ COOKIE: Final = "everput_session"
 COOKIE_HTTPS: Final = f"__Host-{COOKIE}"
 _REMEMBERED_MAX: Final = 10_000
 _USE_NOTED_S: Final = 3600
-# A burst may have this many times the requests of a second: 20 requests if the rate limit is 2 requests a second.
+# A burst may have this many times the requests of a second, but at least 1: 20 if the rate limit is 2 a second.
 _WINDOW_S: Final = 10
 _BEARER: Final = "bearer "
 # The rate limit on one account's requests with a session, for operations that need no `Everput-Organization` header.
@@ -106,7 +106,7 @@ class ApiKeys:
     def _used(self, api_key: ApiKey, text: bytes, request_id: bytes) -> None:
         """Record in the log that an API key was used, unless the log has a use of the key in the last half hour. The
         caller has just put the key into the cache. After an hour, this method removes the key from the cache. The key's
-        next use then puts it into the cache again, and is recorded, too.
+        next use then puts it into the cache again, and can be recorded, too.
         """
         asyncio.get_running_loop().call_later(_USE_NOTED_S, self._hashes.pop, text, None)
         at_ms = now_ms()
@@ -230,11 +230,11 @@ class Sessions:
                 "This request holds no token of a session. Sign in, and send the token in the header Authorization, "
                 "as `Bearer evs_…`."
             )
-        # Check a WebSocket, too: another site's page may open it, and the browser may add the session's cookie.
+        # Check a WebSocket, too: a page of another origin may open it, and the browser may add the session's cookie.
         if token.by_cookie and scope.get("method") not in ("GET", "HEAD") and not self.same_origin(scope):
             raise Forbidden(
-                "This request has a session's cookie, but comes from another site, or from no browser page. Open the "
-                "console at this server's public URL, or send the session's token in the header Authorization, as "
+                "This request has a session's cookie, but comes from another origin, or from no browser page. Open "
+                "the console at this server's public URL, or send the session's token in the header Authorization, as "
                 "`Bearer evs_…`."
             )
         session = None

@@ -61,7 +61,7 @@ class OperationDoc(NamedTuple):
     answer: type[Struct]
     request: type[Struct] | None = None
     parameters: Sequence[Parameter] = ()
-    # The error statuses that are special to this operation. openapi.py adds statuses that many operations share.
+    # The error statuses of this operation. openapi.py adds further statuses that many operations share.
     problems: Sequence[int] = ()
     example: Mapping[str, Any] | None = None
     # The credentials that the operation requires: KEY, SESSION, SESSION_OR_KEY, or OPEN for none.
@@ -73,7 +73,7 @@ class OperationDoc(NamedTuple):
     tagged: bool = False
     sets_cookie: bool = False
     body_required: bool = True
-    # For an operation that creates a resource: the path parameter for the new id, and the id's place in the answer.
+    # If the operation creates a resource: the path parameter for its id, and a JSON pointer to the id in the answer.
     makes: tuple[str, str] | None = None
 
 

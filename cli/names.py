@@ -11,7 +11,7 @@ from broker.errors import ConfigurationError
 
 
 def is_id(text: str) -> bool:
-    """Return whether the text is a UUID with hyphens. Every id is such a UUID, but a queue's name may also be one."""
+    """Return whether the text is a UUID with hyphens. A queue's id is such a UUID, but its name may also be one."""
     try:
         return str(UUID(text)) == text.lower()
     except ValueError:

@@ -170,8 +170,8 @@ class ListenerResumed(Event, frozen=True, kw_only=True, tag="listener.resumed"):
 
 
 class ListenerRedriven(Event, frozen=True, kw_only=True, tag="listener.redriven"):
-    """The event of a redrive: a listener's retrying and parked deliveries are attempted now, and get all their attempts
-    and time again.
+    """The event of a redrive: a listener's retrying and parked deliveries are due now, and get all their attempts and
+    time again.
 
     With `message_ids`, the redrive concerns only the deliveries of these messages. Without `message_ids`, it concerns
     all retrying and parked deliveries of the listener. A retrying delivery that is still in a worker's memory is only

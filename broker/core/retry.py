@@ -51,7 +51,8 @@ def next_at_ms(
 ) -> int | None:
     """Return the time at which the next attempt is due. Return None if the delivery must be parked.
 
-    `number` counts the attempts so far. The delivery's age counts from `since_ms`, and `at_ms` is the time now.
+    `number` counts the attempts so far. The delivery's age counts from `since_ms`: the time of its first attempt or, if
+    it is later, of its last redrive. `at_ms` is the time now.
     """
     if policy.max_attempts is not None and number >= policy.max_attempts:
         return None

@@ -329,8 +329,8 @@ class Series:
         self._lost = True
 
     def close(self) -> None:
-        """Call this after the last event was added. If the last event could not be read, mark the steps of time after
-        the newest readable event as incomplete.
+        """Call this after the last event was added. If the last event could not be read, mark the steps of time from
+        the newest readable event on as incomplete.
         """
         if self._lost:
             self._mark(self.written_at_ms or 0, self.from_ms + self.step_ms * len(self.points))

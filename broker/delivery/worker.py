@@ -108,7 +108,7 @@ class Worker:
 
     async def start(self) -> None:
         """Join the consumer group, and wait until delivery has begun in the partitions that Kafka assigns to this
-        worker. If Kafka assigns no partitions, return at once.
+        worker. If Kafka assigns none, there is nothing more to wait for.
 
         Raises LogUnavailable if Kafka can't be reached. If one of the worker's loops fails meanwhile, raises the error
         of the loop.

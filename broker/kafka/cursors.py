@@ -22,9 +22,8 @@ _UNDER_WAY_MAX: Final = 32
 
 class KafkaCursors:
     """The cursors of all listeners, stored in Kafka as committed offsets of the topic `messages`. Each listener has its
-    own consumer group, `<prefix>listener.<id>`. A committed offset means that the worker is done with all earlier
-    messages of the partition: each was delivered to the listener, parked or cancelled, or its delivery is kept in the
-    topic `outstanding`.
+    own consumer group, `<prefix>listener.<id>`. A committed offset means that the listener's deliveries of all earlier
+    messages of the partition are settled: delivered, parked, cancelled or kept in the topic `outstanding`.
     """
 
     def __init__(self, kafka: KafkaSettings, requests: KafkaRequests) -> None:

@@ -50,7 +50,7 @@ def command(
         show_all(found, {}, as_json=True)
         return
     table = Table("replay", "state", "from", "to", "only", "messages", "progress", box=box.SIMPLE)
-    table.columns[0].no_wrap = True  # The ids are shown in full, so that users can copy them.
+    table.columns[0].no_wrap = True  # The table does not cut ids, so that users can copy them.
     for one in found:
         count = f"{'' if one.count_is_exact else '~'}{one.count:,}"
         table.add_row(shown_id(one.id), one.state, one.from_, one.to, one.only, count, f"{one.progress:.0%}")

@@ -86,7 +86,7 @@ class Prefork:
         if not self._links:
             return None
         ours = self._links.pop()
-        # Wait for the end of the process that forked the child processes: only then they are children of this process.
+        # Wait until the process that forked the child processes has ended: only then are they children of this process.
         if self._template is None:
             self._template = ForkedProcess(self._pid)
         await self._template.wait()

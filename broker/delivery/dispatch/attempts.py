@@ -335,8 +335,8 @@ class Attempts:
     def follow_up(
         self, deliveries: Sequence[Delivery], failure: Failure, took_ms: int, *, limited: bool = True
     ) -> list[Delivery]:
-        """Retry or park each delivery of a failed request, as judge() decides. Return the deliveries for which the
-        attempt counts.
+        """Retry or park each delivery of a failed request, as judge() decides. Leave out dropped ones. Return the
+        deliveries for which the attempt counts.
 
         If `limited` is true, the listener's limits and circuit breaker count one failure. All deliveries get the same
         jitter (random part of the wait), so that those with equally many attempts are retried together.

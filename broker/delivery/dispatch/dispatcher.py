@@ -310,7 +310,7 @@ class Dispatcher:
                 self.backlog.read_again(delivery)
 
     def wake(self) -> None:
-        """Start attempts again: a pause of the listener has ended, or a probe of it has succeeded."""
+        """Start attempts again, for example after a pause of the listener, or after a probe that succeeded."""
         # A resumed listener may be down and need probes. So let the worker call tick() regularly from now on.
         self.activate()
         if self.circuit.state is circuit.State.PROBATION:
@@ -383,7 +383,7 @@ class Dispatcher:
 
     def drop(self, stream: Stream) -> None:
         """Drop a partition's deliveries, because the partition was handed over, or because delivery to the listener
-        ends. If an answer to a dropped delivery arrives later, it has no effect.
+        ends. A later answer to a dropped delivery does not change the delivery.
         """
         self.streams.pop(stream.partition, None)
         self.answers.forget(stream.partition)

@@ -115,7 +115,7 @@ class Delivery:
         self.number = 0  # attempts so far: an attempt counts when its request is sent, or when connecting has failed
         # True if an attempt was repeated at once, because the listener had closed the idle connection that it used.
         self.again = False
-        self.first_of_key = False  # True while later deliveries with the same ordering key wait for this one
+        self.first_of_key = False  # True while later deliveries with the same ordering key must wait for this one
         # For a delivery from the topic `outstanding`: its row in the worker's index of this topic; None for all others.
         self.entry: OutstandingEntry | None = None
         self.first_at_ms = 0  # 0 until an attempt has failed; then the time in ms at which the first attempt began
@@ -178,7 +178,7 @@ class Stream:
         self.pressing = False
         self.requested = False  # waits for a catch-up reader
         self.fetch_bytes = dispatcher.tuning.fetch_bytes_first  # bytes of the next catch-up read
-        # Kafka will soon delete the messages below the offset `set_aside_below`. If it is 0, no messages.
+        # Kafka will soon delete the messages below the offset `set_aside_below`. If it is 0, there are none.
         # Unfinished deliveries of messages below `set_aside_below` move to the topic `outstanding`.
         self.set_aside_below = 0
         self.from_outstanding: set[Delivery] = set()  # deliveries taken back from `outstanding`

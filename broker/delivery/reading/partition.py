@@ -172,8 +172,8 @@ class Partition:
         return True
 
     def bring(self, stream: Stream, messages: Sequence[Message], start: int, end: int) -> None:
-        """Hand a listener the messages of its queue, as many as the listener can take. `messages` are the messages of
-        this partition from offset `start` to before `end`.
+        """Hand a listener the messages of its queue, as many as the listener can take. `messages` has at least the
+        messages of this partition from offset `start` to before `end`.
         """
         window, dispatcher, wants = stream.window, stream.dispatcher, stream.wants
         queue_id = dispatcher.listener.queue_id
