@@ -124,8 +124,8 @@ class Tunnel:
     """A tunnel: the WebSocket of one client, which is `everput listen` or a page of the console.
 
     A tunnel has a limit on the bytes of requests that wait until they are sent to its client. All tunnels of a tenant
-    (the account that created the organization) share a second limit. All tunnels of the process share a third limit,
-    which is in the class Tunnels.
+    (usually the account that created the organization) share a second limit. All tunnels of the process share a third
+    limit, which is in the class Tunnels.
     """
 
     def __init__(self, websocket: WebSocket, bytes_max: int, tenants_room: Room) -> None:

@@ -53,7 +53,7 @@ class Past:
     """The look-up of an organization's queues, listeners and API keys at a past time. Their state at that time is
     computed from the topic `control`, for one request at a time.
 
-    `tenant_of` takes an organization's id, and returns the organization's tenant: the account that created it.
+    `tenant_of` takes an organization's id, and returns the organization's tenant: usually the account that created it.
     Organizations of one tenant share a limit on concurrent requests.
     """
 

@@ -106,9 +106,9 @@ def state_hash(directory: Directory) -> str:
 
 
 def fields_hash() -> str:
-    """Return a short hash of the names and types of the fields of everything in the directory. The state hashes of two
-    programs can be compared only if the programs have the same hash of fields: with other fields, the same log may
-    result in another state hash.
+    """Return a short hash of the names and types of the fields of accounts, sessions, organizations, API keys,
+    invitations, queues, listeners and replays. The state hashes of two programs can be compared only if the programs
+    have the same hash of fields: with other fields, the same log may result in another state hash.
     """
     _, components = msgspec.json.schema_components(_TYPES.values())
     return f"{crc32(_encode({name: one['properties'] for name, one in components.items()})):08x}"

@@ -40,8 +40,8 @@ class Positions:
         return [(listener, listener.stands_at(self.of(listener.id), partition)) for listener in self.listeners]
 
     def lows(self) -> dict[int, int]:
-        """Return, for each partition, the lowest offset whose message at least one listener has not finished yet. If
-        all listeners have finished all messages, return the partition's end offset.
+        """Return, for each partition, the lowest committed offset of all listeners, but at most the partition's end
+        offset. If a listener has no committed offset, its start offset counts.
         """
         return {one: min(self.ends[one], lowest(self.listeners, self.cursors, one)) for one in self.partitions}
 
@@ -91,7 +91,7 @@ async def read_positions(kafka: Ports, listeners: Iterable[Listener], partitions
 
 
 def lowest(listeners: Iterable[Listener], cursors: Mapping[str, Mapping[int, Cursor]], partition: int) -> int:
-    """Return the lowest offset of a partition whose message at least one of these listeners has not finished yet. If
-    there are no listeners, return a number above all offsets.
+    """Return the lowest committed offset of these listeners in a partition. If a listener has none, its start offset
+    counts. If there are no listeners, return a number above all offsets.
     """
     return min((one.stands_at(cursors.get(one.id, {}), partition).offset for one in listeners), default=1 << 63)

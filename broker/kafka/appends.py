@@ -104,7 +104,7 @@ class Together(Append):
 
 
 class Part(Append):
-    """Some messages of one group that are in the same record batch. When Kafka has stored the batch, the future `done`
+    """The messages of one group that are in the same record batch. When Kafka has stored the batch, the future `done`
     gets the batch's partition, and the offset of the first of these messages.
     """
 

@@ -70,8 +70,8 @@ class LongPoll:
         await asyncio.gather(*self._polls.values(), return_exceptions=True)
 
     async def read(self) -> dict[int, list[Record]]:
-        """Return new records by partition. If there are no new records, return an empty dictionary after about a
-        second. Do the same if Kafka can't be reached.
+        """Return new records by partition. If there are no new records, return an empty dictionary after at most about
+        a second. Do the same if Kafka can't be reached.
 
         Raises LogDamaged if the next record of a partition is unreadable on every replica. To continue, call begin()
         with an offset after the damage.

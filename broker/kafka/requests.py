@@ -176,7 +176,7 @@ class KafkaRequests:
                 f"Kafka has no offset {offset} of {topic}/{partition}: its record was deleted, or the partition ends "
                 "before this offset"
             )
-        # If a broker says that its copy is damaged, return bytes that parse() rejects. Other brokers are then asked.
+        # If a broker says that its copy is damaged, return bytes that parse() rejects. So read() asks other brokers.
         if error is kafka_errors.CorruptRecordException:
             return _CORRUPT, (await self.offsets(topic, {partition: LATEST}))[partition]
         check(code)

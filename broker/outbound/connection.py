@@ -39,7 +39,7 @@ HEAD_BYTES_MAX: Final = 64 << 10
 BODY_BYTES_MAX: Final = 64 << 10
 # Look for the header Retry-After only in answers 429 and 503: a callback for each header of each answer is slow.
 _MAY_SAY_WHEN: Final = (429, 503)
-# A connection remembers its newest HTTP answer of up to 1 KiB. If the next answer has equal bytes, it is not parsed.
+# A connection may remember an HTTP answer of up to 1 KiB. If the next answer has equal bytes, it is not parsed.
 _AGAIN_BYTES_MAX: Final = 1 << 10
 
 
@@ -110,7 +110,7 @@ class Connection(asyncio.Protocol):
         self._end: asyncio.TimerHandle | None = None
         self._ended = 0  # The number of HTTP answers that end in the newest received bytes. Two or more are an error.
         self._head: list[bytes] = []  # the answer's first bytes
-        self._again = b""  # The bytes of the newest short answer. A next answer with equal bytes is not parsed.
+        self._again = b""  # The bytes of the answer that is remembered. A next answer with equal bytes is not parsed.
         self._again_status = 0
         self._keeps = 0  # how many bytes of the current HTTP answer to collect; 0 for none
         self.times = REUSED  # how long the steps of opening the connection took

@@ -37,7 +37,7 @@ _CHUNK_BYTES: Final = 20
 # If 32 requests of a connection wait for the answer to an earlier request, the server drops all later requests.
 PIPELINED_MAX: Final = 32
 WEBSOCKET_TEXT_BYTES_MAX: Final = 64 << 10  # longer WebSocket messages are refused; a tunnel's client sends short ones
-# If a client reads less than 64 KiB of an answer within the server's `request_s` seconds, it is disconnected.
+# A client is disconnected if an answer waits and it reads less than 64 KiB of it in `request_s` seconds.
 _READ_BYTES_MIN: Final = 64 << 10
 _TICKS_PER_S: Final = 10  # uvicorn counts ten ticks a second
 _LOOK_TICKS: Final = 20  # every 20 ticks of uvicorn (2 s), the server looks for slow and idle clients
@@ -168,7 +168,8 @@ class _Written(asyncio.Protocol):
 
     transport: asyncio.Transport
     loop: asyncio.AbstractEventLoop
-    # The loop time since which the client has read less than 64 KiB of an answer that waits; 0.0 if no answer waits.
+    # The loop time since which the client has read less than 64 KiB of an answer that waits.
+    # _unread_since is 0.0 if no answer waits, or if the client has read enough.
     _unread_since = 0.0
     _unread_bytes = 0
 

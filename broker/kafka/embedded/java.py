@@ -85,7 +85,7 @@ async def spawn(command: Sequence[str], *, directory: Path, idle: bool = False) 
             cwd=directory,
             env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
             # Start Kafka in a new session, so that Ctrl-C does not end it: the parent process must stop Kafka last.
-            # If `idle`, keep the parent's session: Linux compares priorities of processes only within a session.
+            # If `idle`, keep the parent's session: with autogroup, Linux compares priorities only within a session.
             start_new_session=not idle,
         )
 
