@@ -42,14 +42,17 @@ def all_app(children: Sequence[Child]) -> Starlette:
 
     async def check_whole() -> None:
         """Raise Unavailable if a process is not ready. Otherwise, ask one process after another for its health. If a
-        process answers with an error, raise Damaged, and ask no further process.
+        process does not answer, raise Unavailable. If it answers with an error, raise Damaged.
         """
         import httpx  # as in _ask()
 
         await check()
         async with httpx.AsyncClient(timeout=ASK_S, trust_env=False) as client:
             for child in children:
-                answer = await client.get(f"{child.admin_url}/health")
+                try:
+                    answer = await client.get(f"{child.admin_url}/health")
+                except httpx.HTTPError as error:
+                    raise Unavailable(f"the process {child.name} did not answer. Try again later.") from error
                 if answer.status_code != httpx.codes.OK:
                     raise Damaged(answer.json()["detail"])
 

@@ -332,6 +332,24 @@ async def test_the_processes_together_are_told_apart_by_a_label_and_ready_when_a
     assert [found["everput_up", ("process", f"worker-{number}")] for number in (1, 2, 3)] == [1, 1, 0]
 
 
+async def test_a_process_that_dies_while_it_is_asked_is_unavailable():
+    async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if b" /health/ready " in await reader.readuntil(b"\r\n\r\n"):
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}")
+        writer.close()
+
+    async with await asyncio.start_server(answer_once, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        child = SimpleNamespace(name="worker-1", admin_url=f"http://127.0.0.1:{port}")
+        async with (
+            serving(all_app([child]), "127.0.0.1", 0, Hosts([])) as url,
+            httpx.AsyncClient(trust_env=False) as client,
+        ):
+            answer = await client.get(url + "/health")
+    assert (answer.status_code, answer.json()["type"].rpartition("/")[2]) == (503, "unavailable")
+    assert "worker-1 did not answer" in answer.json()["detail"]
+
+
 @pytest.mark.parametrize(("method", "path", "code"), [("GET", "/v1/queues", 404), ("POST", "/metrics", 405)])
 async def test_nothing_else_is_there(method: str, path: str, code: int):
     async with (
