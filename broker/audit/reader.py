@@ -234,7 +234,7 @@ class _Reading:
                 async with self._read_slots.slot(self._wanted.organization_id):
                     entries, more = await self._slice(safe_ms)
                 if self._story is not None:
-                    entries = [one for one in entries if await self._told(self._story, one.event, hears)]
+                    entries = await self._told(self._story, entries, hears)
                 self._left = None if self._left is None else self._left - len(entries)
                 complete = not more and safe_ms >= end_ms
                 if entries or more or complete:
@@ -346,11 +346,14 @@ class _Reading:
         await pace.give_way()
         return entries, more
 
-    async def _told(self, story: Story, event: Event, hears: Hears) -> bool:
-        """Return whether an event belongs to the message's history. Call this method for all events, one by one, in the
-        order of the log.
-        """
-        if not story.tells(event):
-            return False
-        message, doubted = self._wanted.message, story.doubted(event)
-        return doubted is None or message is None or await hears(event.organization_id, doubted, message.queue_id)
+    async def _told(self, story: Story, entries: Sequence[Entry], hears: Hears) -> list[Entry]:
+        """Return the entries of a slice that belong to the message's history."""
+        told = set()
+        # A worker stores the result of an attempt up to some seconds later. A redrive can come before it in the log.
+        for place in sorted(range(len(entries)), key=lambda place: entries[place].event.at_ms):
+            event = entries[place].event
+            if story.tells(event):
+                message, doubted = self._wanted.message, story.doubted(event)
+                if doubted is None or message is None or await hears(event.organization_id, doubted, message.queue_id):
+                    told.add(place)
+        return [entry for place, entry in enumerate(entries) if place in told]

@@ -1,8 +1,8 @@
 """The rule that tells which events belong to a message's history although they do not name the message.
 
 For: redrives of all deliveries of a listener and their cancellation, which concern the message only if it was
-outstanding, and replays that include the message. Pure; events must come in the order of the log. Not for: finding the
-events (selection.py, broker/audit/reader.py).
+outstanding, and replays that include the message. Pure; events must come in the order of their times (`at_ms`).
+Not for: finding the events (selection.py, broker/audit/reader.py).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Story:
 
     def tells(self, event: Event) -> bool:
         """Return whether an event belongs to the message's history. The caller must pass all events that may belong to
-        the history, in the order of the log.
+        the history, in the order of their times (`at_ms`).
 
         Return False only for two kinds of events. The first is a redrive of all deliveries of a listener, if this
         message's delivery to the listener was not retrying or parked. The second is a cancellation of a listener's

@@ -384,6 +384,19 @@ async def test_the_story_has_the_cancellation_of_a_redrive_that_no_attempt_has_f
     assert [one.log_ms - at for one in later][:2] == [16, 18], "what was before is not known then"
 
 
+async def test_the_story_has_a_redrive_and_its_cancellation_although_the_attempt_before_was_stored_after_them():
+    log = Log()
+    messages = [put(number) for number in range(9)]
+    log.add("messages", 0, *messages)
+    at = AT + 100
+    cancelled = ev.ListenerRedrivesCancelled(organization_id=OURS, at_ms=at + 16, listener_id="l")
+    log.add("control", 0, QUEUE, listener("l"), redriven(at + 15, "l"), cancelled)
+    # By its log time, the second attempt comes after the cancellation, too.
+    log.add("deliveries", 0, attempt(at + 18, messages[1], 1, "parked"), attempt(at + 10, messages[4], 4, "parked"))
+    entries = [one for part in await read(log, story_of(log, 4), Range(begin_ms=AT)) for one in part.entries]
+    assert [one.event.at_ms - at for one in entries] == [4 - 100, 15, 16, 10]
+
+
 async def test_the_story_has_the_replays_that_took_the_message():
     log = Log()
     log.add("messages", 0, *(put(number) for number in range(9)))
