@@ -41,7 +41,8 @@ class WatchedAppender:
         self.records: defaultdict[int, int] = defaultdict(int)
         self._under_way: defaultdict[int, int] = defaultdict(int)
         # By partition: keys of deliveries whose newest record in Kafka may differ from their row in the SQLite index.
-        self._in_doubt: defaultdict[int, set[bytes]] = defaultdict(set)
+        # For each key, the value of `changes` when the doubt began.
+        self._in_doubt: defaultdict[int, dict[bytes, int]] = defaultdict(dict)
 
     @property
     def name(self) -> str:
@@ -55,42 +56,45 @@ class WatchedAppender:
 
     def doubt(self, partition: int, key: bytes) -> None:
         """Remember that Kafka may have a record with this key that the index does not have. settled() returns False at
-        least until another record with the key is written.
+        least until an append that begins later has written another record with the key.
         """
-        self._in_doubt[partition].add(key)
+        self._in_doubt[partition][key] = self.changes[partition]
 
     async def append(self, outcomes: MutableMapping[int, list[KeyAndValue]]) -> None:
         keys = {partition: [key for key, _ in records] for partition, records in outcomes.items()}
-        self._begin(*keys)
+        begun = {partition: self._begin(partition) for partition in keys}
         try:
             await self._topic.append(outcomes)
         finally:
             for partition, some in keys.items():
-                self._end(partition, some, written=partition not in outcomes)
+                self._end(partition, some, begun[partition], written=partition not in outcomes)
 
     async def append_one(self, partition: int, key: bytes, value: bytes) -> int:
-        self._begin(partition)
-        written = False
+        begun, written = self._begin(partition), False
         try:
             offset = await self._topic.append_one(partition, key, value)
             written = True
         finally:
-            self._end(partition, [key], written=written)
+            self._end(partition, [key], begun, written=written)
         return offset
 
-    def _begin(self, *partitions: int) -> None:
-        for partition in partitions:
-            self.changes[partition] += 1
-            self._under_way[partition] += 1
+    def _begin(self, partition: int) -> int:
+        self.changes[partition] += 1
+        self._under_way[partition] += 1
+        return self.changes[partition]
 
-    def _end(self, partition: int, keys: list[bytes], *, written: bool) -> None:
+    def _end(self, partition: int, keys: list[bytes], begun: int, *, written: bool) -> None:
         self.changes[partition] += 1
         self._under_way[partition] -= 1
-        if written:
-            self.records[partition] += len(keys)
-            self._in_doubt[partition].difference_update(keys)
-        else:
-            self._in_doubt[partition].update(keys)
+        in_doubt = self._in_doubt[partition]
+        if not written:
+            in_doubt.update(dict.fromkeys(keys, self.changes[partition]))
+            return
+        self.records[partition] += len(keys)
+        for key in keys if in_doubt else ():
+            # Keep a doubt that is newer than the beginning of this append: the other record may come after this one.
+            if in_doubt.get(key, begun) < begun:
+                del in_doubt[key]
 
 
 class IndexSync:
