@@ -29,6 +29,19 @@ CHECKS = (
 ACCOUNT = {"email": "ann@example.com", "password": "another horse battery"}
 
 
+def asked(arguments: list[str], folder: Path, timeout_s: float) -> subprocess.CompletedProcess[str]:
+    """Run Schemathesis in this folder until it ends, for at most this long."""
+    return subprocess.run(
+        [sys.executable, "-m", "schemathesis.cli", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=clean_environment(),
+        timeout=timeout_s,
+        check=False,
+    )
+
+
 @pytest.mark.parametrize(
     "runs",
     [
@@ -53,15 +66,7 @@ def test_the_server_keeps_to_its_document(tmp_path: Path, runs: list[tuple[str, 
                 *("--exclude-path", "/v1/changes"),  # a stream that ends after 15 minutes
                 *("-H", f"X-API-KEY: {server.api_key}", "-H", f"Authorization: Bearer {token}"),
             ]
-            done = subprocess.run(
-                [sys.executable, "-m", "schemathesis.cli", *arguments],
-                capture_output=True,
-                text=True,
-                cwd=tmp_path,
-                env=clean_environment(),
-                timeout=time_s + 120,
-                check=False,
-            )
+            done = asked(arguments, tmp_path, time_s + 120)
             assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
             covered = re.search(r"API Links: +(\d+) covered", done.stdout)
             links = 0 if covered is None else int(covered[1])
@@ -102,15 +107,7 @@ def test_with_real_ids_each_operation_succeeds_and_keeps_to_the_document(
         *("--max-time", "15", "--report", "har", "--report-har-path", str(tmp_path / "report.har")),
         *("-H", key, "-H", f"Authorization: Bearer {world.token}"),
     ]
-    done = subprocess.run(
-        [sys.executable, "-m", "schemathesis.cli", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=clean_environment(),
-        timeout=240,
-        check=False,
-    )
+    done = asked(arguments, tmp_path, 240)
     assert done.returncode == 0, done.stdout[-5000:]
     entries = orjson.loads((tmp_path / "report.har").read_bytes())["log"]["entries"]
     statuses = Counter(one["response"]["status"] for one in entries if one["request"]["method"] == method)
