@@ -5,8 +5,10 @@ One fsync then covers all messages of the batch. At most one batch is in flight 
 every broker is late.
 
 A batch costs about the same with one message or many. So after a batch with several puts there is a short pause, in
-which the next one fills. A single publisher does not wait. A broker that is late with an acknowledgement gets no other
-batch until it has acknowledged. It delays only messages that must go to it (docs/decisions/0173).
+which the next one fills. The pause ends early if as many puts wait as the largest recent batch had: clients that wait
+for an answer before their next put then have nothing more to add. A single publisher does not wait. A broker that is
+late with an acknowledgement gets no other batch until it has acknowledged. It delays only messages that must go to it
+(docs/decisions/0173).
 
 For: which messages make the next batch, its partition, and its result. Not for: the queues of waiting messages
 (appends.py), sending (producer.py), reading (messages.py), the content of a record (broker/commands/puts.py).
@@ -18,7 +20,8 @@ import asyncio
 import contextlib
 import logging
 import zlib
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from math import inf
 from typing import Any, Final
 
 from aiokafka import errors as kafka_errors
@@ -33,11 +36,13 @@ from broker.ports import Acknowledged, BuildRecord
 
 log = logging.getLogger(__name__)
 
-# After a batch with three or more puts, the same broker gets no batch for 4 ms, so that the next batch can fill.
-# If all brokers are late with acknowledgements, batches follow without this pause of 4 ms.
-PAUSE_S: Final = 0.004
+# After a batch with three or more puts, the same broker gets no batch for up to 8 ms, so that the next batch can fill.
+# If all brokers are late with acknowledgements, batches follow without this pause of 8 ms.
+PAUSE_S: Final = 0.008
 # Wait PAUSE_S only after a batch with at least three puts. A put of several messages counts as one put.
 _COMPANY: Final = 3
+# Each batch lowers the size of the largest recent batch by this factor: by a half in eleven smaller batches.
+_FORGET: Final = 15 / 16
 _IN_DOUBT_MAX: Final = 2  # batches while all brokers are late
 # If 20,000 messages wait to be sent, Kafka is too slow, and new messages are refused.
 _WAITING_MAX: Final = 20_000
@@ -94,6 +99,7 @@ class GroupCommit:
         self.durable = Histogram()
         self.in_doubt = self.refused = self.batches = 0
         self.waiting = self.waiting_bytes = 0
+        self._puts = 0  # waiting puts: a put of several messages counts as one
         self._unkeyed = AppendQueue()
         # For each partition: the waiting messages that must go to it, such as messages with an ordering key.
         self._keyed: dict[int, AppendQueue] = {}
@@ -105,7 +111,10 @@ class GroupCommit:
         self._turn = 0
         self._wake = asyncio.Event()
         self._busy = asyncio.Event()  # set while messages wait
-        self._resting: set[int | None] = set()  # brokers in their short pause
+        self._pauses: dict[int | None, asyncio.TimerHandle] = {}  # the end of each broker's short pause
+        # By broker: the puts of its largest recent batch. If as many puts wait, the broker's pause ends early.
+        self._largest: dict[int | None, float] = {}
+        self._enough = 0.0  # If fewer puts than this wait, no batch can be sent now, so a put need not wake _run().
         self._tasks: set[asyncio.Task[None]] = set()
         self._look_again_s = 0.0
         self._waiting_max = self._most = waiting_max
@@ -145,7 +154,8 @@ class GroupCommit:
         """Return a partition for a message that may go to any partition. If possible, choose a partition whose leader
         broker is not late with an acknowledgement. Successive calls usually return different partitions.
         """
-        usable = self._trusted() or self._led()
+        leaders = self._leaders()
+        usable = self._trusted(leaders) or list(leaders)
         self._turn += 1
         return usable[self._turn % len(usable)]
 
@@ -202,14 +212,16 @@ class GroupCommit:
         queue.add(item)
         self.waiting += item.count
         self.waiting_bytes += item.size
-        self._wake.set()
+        self._puts += 1
+        if self._puts >= self._enough:
+            self._wake.set()
         self._busy.set()
 
     def _refuses(self, partition: int | None) -> bool:
         if self.waiting >= self._waiting_max or self.waiting_bytes >= _WAITING_BYTES_MAX:
             return True
         if partition is None:
-            return bool(self.away) and not self._trusted()
+            return bool(self.away) and not self._trusted(self._leaders())
         if self.away and self._leader(partition) in self.away:
             return True
         queue = self._keyed.get(partition)
@@ -221,19 +233,21 @@ class GroupCommit:
         item = queue.pop()
         self.waiting -= item.count
         self.waiting_bytes -= item.size
+        self._puts -= 1
         return item
 
     def _leader(self, partition: int) -> int | None:
         return self._requests.leader(self._topic, partition)
 
-    def _led(self) -> Sequence[int]:
-        """Return the partitions that have a leader, or all partitions if no leader is known."""
-        return self._requests.partitions_with_leader(self._topic) or range(self._partitions)
+    def _leaders(self) -> Mapping[int, int | None]:
+        """Return the brokers that lead the partitions. Leave out partitions without a leader. If no leader is known,
+        return all partitions, each with None.
+        """
+        return self._requests.leaders(self._topic) or dict.fromkeys(range(self._partitions))
 
-    def _trusted(self) -> Sequence[int]:
+    def _trusted(self, leaders: Mapping[int, int | None]) -> list[int]:
         """Return the partitions whose leader broker is not late with an acknowledgement. The list can be empty."""
-        led = self._led()
-        return [one for one in led if self._leader(one) not in self.suspects] if self.suspects else led
+        return [partition for partition, leader in leaders.items() if leader not in self.suspects]
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -256,13 +270,17 @@ class GroupCommit:
     def _begin(self, partition: int, items: list[Append], batch: Any) -> None:
         leader = self._leader(partition)
         sent = self._under_way[partition] = _Batch(items, leader, _now_s())
-        if len(items) >= _COMPANY:
-            self._resting.add(leader)
-            asyncio.get_running_loop().call_later(self._pause_s, self._rested, leader)
+        puts = len(items)
+        self._largest[leader] = max(puts, self._largest.get(leader, 0.0) * _FORGET)
+        if puts >= _COMPANY:
+            self._end_pause(leader)
+            self._pauses[leader] = asyncio.get_running_loop().call_later(self._pause_s, self._end_pause, leader)
         self._spawn(self._send(partition, sent, batch))
 
-    def _rested(self, leader: int | None) -> None:
-        self._resting.discard(leader)
+    def _end_pause(self, leader: int | None) -> None:
+        pause = self._pauses.pop(leader, None)
+        if pause is not None:
+            pause.cancel()
         self._wake.set()
 
     async def _send(self, partition: int, sent: _Batch, batch: Any) -> None:
@@ -342,14 +360,20 @@ class GroupCommit:
         Prefer a partition to which a waiting message must go, for example because of its ordering key. Otherwise, the
         partitions take turns.
         """
+        self._enough = 0
         if not (self._keyed or self._unkeyed):
             return -1
-        if trusted := self._trusted():
-            resting = self._resting.union(batch.leader for batch in self._under_way.values() if not batch.late)
-            usable = [one for one in trusted if self._leader(one) not in resting] if resting else trusted
+        leaders = self._leaders()
+        if trusted := self._trusted(leaders):
+            owing = {batch.leader for batch in self._under_way.values() if not batch.late}
+            enough = {leader: self._largest[leader] for leader in self._pauses if leader not in owing}
+            busy = owing.union(leader for leader, puts in enough.items() if self._puts < puts)
+            usable = [one for one in trusted if leaders[one] not in busy]
+            if not usable:
+                self._enough = min(enough.values(), default=inf)
         # If all brokers are late with acknowledgements, allow no more than two unacknowledged batches.
         elif len(self._under_way) < _IN_DOUBT_MAX:
-            usable = self._led()
+            usable = list(leaders)
         else:
             return -1
         for partition in self._keyed:

@@ -97,8 +97,9 @@ class LongPoll:
         not answered the request before. Leave out a partition while read() has not returned all of its fetched records.
         """
         wanted: dict[int, dict[int, int]] = {}
+        leaders = self._requests.leaders(self._topic)
         for partition, offset in self.positions.items():
-            leader = self._requests.leader(self._topic, partition)
+            leader = leaders.get(partition)
             if leader is None:
                 self._requests.look_again()
             elif leader not in self._polls and partition not in self._rest:

@@ -81,9 +81,12 @@ class KafkaRequests:
         """Return the topic's number of partitions, as far as this client knows; 0 if it knows none."""
         return len(self.client.cluster.partitions_for_topic(topic) or ())
 
-    def partitions_with_leader(self, topic: str) -> list[int]:
-        """Return the partitions that have a leader now, as far as this client knows."""
-        return sorted(self.client.cluster.available_partitions_for_topic(topic) or ())
+    def leaders(self, topic: str) -> dict[int, int]:
+        """Return the id of the broker that leads each partition, as far as this client knows. Partitions without a
+        leader are left out.
+        """
+        partitions = self.client.cluster._partitions.get(topic, {})  # noqa: SLF001 - aiokafka has no method for all
+        return {number: metadata.leader for number, metadata in partitions.items() if metadata.leader != -1}
 
     def leader(self, topic: str, partition: int) -> int | None:
         """Return the id of the broker that leads the partition, as far as this client knows. Return None if there is no

@@ -21,7 +21,7 @@ class Brokers:
     """Two of them, each leads every other partition; one that hangs keeps what it is sent until it goes on."""
 
     def __init__(self) -> None:
-        self.leaders: dict[int, int | None] = {number: number % 2 for number in range(PARTITIONS)}
+        self.led_by: dict[int, int | None] = {number: number % 2 for number in range(PARTITIONS)}
         self.hanging: set[int] = set()
         self.stored: dict[int, list[bytes]] = defaultdict(list)
         self.held: dict[int, list[tuple[int, list[bytes], asyncio.Future[Any]]]] = defaultdict(list)
@@ -30,10 +30,10 @@ class Brokers:
     # as KafkaRequests
 
     def leader(self, _topic: str, partition: int) -> int | None:
-        return self.leaders[partition]
+        return self.led_by[partition]
 
-    def partitions_with_leader(self, _topic: str) -> list[int]:
-        return [partition for partition, leader in self.leaders.items() if leader is not None]
+    def leaders(self, _topic: str) -> dict[int, int]:
+        return {partition: leader for partition, leader in self.led_by.items() if leader is not None}
 
     def look_again(self) -> None:
         self.looked_again += 1
@@ -54,7 +54,7 @@ class Brokers:
 
     async def send_batch(self, batch: Any, _topic: str, *, partition: int) -> asyncio.Future[Any]:
         acknowledged: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        leader = self.leaders[partition]
+        leader = self.led_by[partition]
         if leader is None or leader in self.hanging:
             self.held[-1 if leader is None else leader].append((partition, batch.values, acknowledged))
         else:
@@ -127,7 +127,7 @@ async def test_one_broker_that_hangs_does_not_hold_up_what_may_go_elsewhere(comm
     await until_suspected(commit, 1)
     for number in range(100):
         partition, _ = await asyncio.wait_for(commit.append(value(str(number))), 1)
-        assert brokers.leaders[partition] == 0
+        assert brokers.led_by[partition] == 0
     assert len(brokers.held[1]) <= 2
     assert brokers.looked_again
     results = await asyncio.gather(*caught, return_exceptions=True)
@@ -136,7 +136,7 @@ async def test_one_broker_that_hangs_does_not_hold_up_what_may_go_elsewhere(comm
     brokers.go_on(1)
     await until_suspected(commit)
     async with asyncio.timeout(10):
-        while {brokers.leaders[(await commit.append(value("again")))[0]] for _ in range(10)} != {0, 1}:
+        while {brokers.led_by[(await commit.append(value("again")))[0]] for _ in range(10)} != {0, 1}:
             pass
 
 
@@ -167,7 +167,7 @@ async def test_a_key_whose_broker_hangs_is_told_that_nothing_was_stored_and_then
 
 
 async def test_a_key_of_a_partition_without_a_leader_waits_for_one_and_holds_up_nobody(commit, brokers):
-    brokers.leaders[3] = None
+    brokers.led_by[3] = None
     waiting = asyncio.ensure_future(commit.append(value("waits"), ordering_key=key_of(commit, 3)))
     for number in range(20):
         await asyncio.wait_for(commit.append(value(str(number))), 1)
@@ -175,7 +175,7 @@ async def test_a_key_of_a_partition_without_a_leader_waits_for_one_and_holds_up_
         while not brokers.looked_again:
             await asyncio.sleep(0.005)
     assert not waiting.done()
-    brokers.leaders[3] = 0  # elected
+    brokers.led_by[3] = 0  # elected
     assert (await waiting)[0] == 3
 
 
@@ -198,11 +198,11 @@ async def test_when_all_hang_few_batches_are_in_doubt_and_soon_a_put_is_refused_
         commit.append(value("refused"))
     brokers.go_on(0)
     await until_suspected(commit, 1)
-    assert brokers.leaders[(await commit.append(value("again")))[0]] == 0
+    assert brokers.led_by[(await commit.append(value("again")))[0]] == 0
 
 
 async def test_a_broker_that_acknowledges_what_was_sent_later_is_trusted_though_one_partition_hangs(commit, brokers):
-    brokers.leaders = dict.fromkeys(range(PARTITIONS), 0)
+    brokers.led_by = dict.fromkeys(range(PARTITIONS), 0)
     brokers.hanging.add(0)
     stuck = asyncio.ensure_future(commit.append(value("stuck"), ordering_key=key_of(commit, 5)))
     await until_suspected(commit, 0)
@@ -244,7 +244,7 @@ async def test_one_batch_is_under_way_to_each_broker_and_the_rest_becomes_the_ne
 
 
 async def paused(brokers: Brokers, pause_s: float) -> AsyncIterator[GroupCommit]:
-    brokers.leaders = dict.fromkeys(range(PARTITIONS), 0)
+    brokers.led_by = dict.fromkeys(range(PARTITIONS), 0)
     commit = GroupCommit(brokers, brokers, Topic("messages", PARTITIONS, {}), 10, pause_s=pause_s)
     commit.start()
     yield commit
@@ -253,12 +253,26 @@ async def paused(brokers: Brokers, pause_s: float) -> AsyncIterator[GroupCommit]
 
 async def test_a_batch_with_company_is_followed_by_a_pause_in_which_the_next_one_fills(brokers):
     async for commit in paused(brokers, 1.0):
-        await asyncio.gather(*(commit.append(value("company")) for _ in range(3)))
+        await asyncio.gather(*(commit.append(value("company")) for _ in range(30)))
         puts = []
         for number in range(20):
             puts.append(asyncio.ensure_future(commit.append(value(str(number)))))
             await asyncio.sleep(0)
         assert len({partition for partition, _ in await asyncio.gather(*puts)}) == 1
+
+
+async def test_the_pause_ends_when_as_many_puts_wait_as_the_largest_recent_batch_had(brokers):
+    async for commit in paused(brokers, 3600):
+        await asyncio.gather(*(commit.append(value("company")) for _ in range(5)))
+        for _ in range(10):
+            puts = []
+            for number in range(5):
+                assert not any(put.done() for put in puts)
+                puts.append(asyncio.ensure_future(commit.append(value(str(number)))))
+                for _ in range(10):
+                    await asyncio.sleep(0)
+            partitions = [partition for partition, _ in await asyncio.wait_for(asyncio.gather(*puts), 10)]
+            assert len(set(partitions)) == 1
 
 
 async def test_one_who_is_alone_waits_for_no_pause(brokers):
