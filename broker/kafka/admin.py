@@ -16,13 +16,14 @@ from typing import Any, Final
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, for_code
+from aiokafka.protocol.transaction import InitProducerIdRequest
 
 from broker.errors import ConfigurationError, LogUnavailable
 from broker.kafka import safety
 from broker.kafka.client import client_options
 from broker.kafka.features import FeaturesRequest, finalized
 from broker.kafka.reachability import of_those_that_answer, why_not
-from broker.kafka.topics import Topic, Topics, import_mark
+from broker.kafka.topics import Topic, Topics, import_mark, workers_group
 from broker.settings import KafkaSettings
 
 _log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ _log = logging.getLogger(__name__)
 _CLUSTER_WITHIN_S: Final = 30.0
 _BROKERS_WITHIN_S: Final = 10.0
 _RETRY_S: Final = 0.2
+_FIRST_LOOK_S: Final = 0.02  # new topics usually have leaders after this time
 _RETRY_S_MAX: Final = 1.0
 _REQUEST_TIMEOUT_MS: Final = 10_000
 _EXISTS: Final = "TopicAlreadyExistsError"
@@ -56,6 +58,7 @@ async def ensure_topics(
     options = client_options(kafka)
     try:
         async with asyncio.timeout(within_s), connected(options) as admin:
+            await _wake(admin, kafka)
             found = await _created(
                 admin, kafka, topics, importing=importing, brokers_within_s=brokers_within_s, quiet=quiet
             )
@@ -118,6 +121,17 @@ async def connected(options: dict[str, Any]) -> AsyncIterator[AIOKafkaAdminClien
         await admin.close()
 
 
+async def _wake(admin: AIOKafkaAdminClient, kafka: KafkaSettings) -> None:
+    """Let Kafka prepare what Everput's clients soon need: the topic for committed offsets, and a range of producer ids.
+    A new Kafka does so only when it is first asked, and refuses this first request. Errors are ignored, because the
+    clients ask again.
+    """
+    with suppress(KafkaError, OSError):
+        await admin.find_coordinator(workers_group(kafka))
+    with suppress(KafkaError, OSError, NotImplementedError):
+        await admin._send_request(InitProducerIdRequest(None, -1))  # noqa: SLF001 - it has none for this
+
+
 async def _enough_brokers(admin: AIOKafkaAdminClient, kafka: KafkaSettings, within_s: float) -> int:
     """Wait until there are as many Kafka brokers as each topic has replicas, but at most `within_s`. Return the number
     of brokers in Kafka's newest answer; 0 if Kafka did not answer.
@@ -148,7 +162,7 @@ async def _created(
 
     If no topic is missing, the number of brokers is not checked, because a broker of a running cluster may be down.
     """
-    asked = False
+    asked, pause_s = False, _FIRST_LOOK_S
     while True:
         with suppress(KafkaError, OSError):
             # List all topics, because on many Kafka clusters a request for a missing topic would create it.
@@ -163,7 +177,8 @@ async def _created(
                 await _create(admin, kafka, missing, quiet=quiet)
             elif all(_is_led(found[topic.name]) for topic in topics.all()):
                 return found
-        await asyncio.sleep(_RETRY_S)
+        await asyncio.sleep(pause_s)
+        pause_s = min(pause_s * 2, _RETRY_S)
 
 
 def _is_led(topic: Mapping[str, Any]) -> bool:

@@ -95,21 +95,21 @@ async def first_start(control: ControlLog, view: DirectoryView, *, key_file: Pat
 
     After a crash at any point, the next start creates what is missing.
     """
-    password = read_secret(password_file)
+    password, account = read_secret(password_file), view.state.accounts.account(EMAIL)
+    created: Account | None = None
     if not view.state.accounts.by_id:
         if password is None:
             password = secrets.token_urlsafe(_PASSWORD_BYTES)
             # Write the password to a file first. Otherwise, a crash could leave an account whose password nobody knows.
             write_secret(password_file, password)
         try:
-            await AccountCommands(control, view).create_account(EMAIL, password)
+            account = created = await AccountCommands(control, view).create_account(EMAIL, password)
         # Another server on the same Kafka cluster has created the account first.
         except EmailTaken:
             remove_secret(password_file)
             password = None
     if read_secret(key_file) is None:
         write_secret(key_file, (await new_key(control, view))[0])
-    account = view.state.accounts.account(EMAIL)
     if password is None or account is None or any(view.state.organizations_of(account.id)):
         return
     organization = _of_the_shell(view)
@@ -117,4 +117,5 @@ async def first_start(control: ControlLog, view: DirectoryView, *, key_file: Pat
         accounts = AccountCommands(control, view)
         # If another server has created the account with another password, leave the account as it is.
         with contextlib.suppress(WrongPassword):
-            await accounts.join((await accounts.check_password(EMAIL, password)).id, organization.id)
+            owner = created or await accounts.check_password(EMAIL, password)
+            await accounts.join(owner.id, organization.id)
