@@ -20,9 +20,8 @@ from broker.settings import KafkaSettings
 from cli import logs
 from cli.operate import cluster
 from cli.options import Options
-from cli.processes.process import CATCH_UP_S
 from cli.waiting import waiting
-from projections.app import Projections
+from projections.app import CATCH_UP_S, Projections
 
 T = TypeVar("T")
 

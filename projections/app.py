@@ -33,6 +33,7 @@ from projections.directory import DirectoryProjection
 
 log = logging.getLogger(__name__)
 
+CATCH_UP_S: Final = 120.0  # A process ends with an error if reading all of `control` takes longer at its start.
 _STOP_S: Final = 3.0
 
 # Drop Faust's log lines of level INFO: Faust logs about sixty of them when its services start and stop.

@@ -26,8 +26,7 @@ from cli import files, logs
 from cli.groups import examples
 from cli.options import Options, shared_options
 from cli.printing import say
-from cli.processes.process import CATCH_UP_S
-from projections.app import Projections
+from projections.app import CATCH_UP_S, Projections
 
 
 @click.command("rotate-sealing-key", epilog=examples("everput rotate-sealing-key --data-dir data"))

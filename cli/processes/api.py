@@ -35,11 +35,11 @@ from cli.options import Options, shared_options
 from cli.processes import admin
 from cli.processes.first_start import first_start
 from cli.processes.metrics import show_answers, show_damage, show_log
-from cli.processes.process import CATCH_UP_S, Process, run
+from cli.processes.process import Process, run
 from cli.processes.sockets import address, bind, inherited
 from cli.processes.startup_server import StartupServer
 from cli.tracing import tracing
-from projections.app import Projections
+from projections.app import CATCH_UP_S, Projections
 
 
 @click.command("api", epilog=examples("everput api --kafka kafka-1:9092,kafka-2:9092 --host 0.0.0.0"))

@@ -34,7 +34,6 @@ from cli.processes.signals import on_end
 from cli.processes.supervisor_link import Link
 
 _GIVE_UP_S: Final = 5.0
-CATCH_UP_S: Final = 120.0  # A process ends with an error if reading all of `control` takes longer at its start.
 
 _log = Logger(__name__)
 

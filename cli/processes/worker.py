@@ -30,10 +30,10 @@ from broker.volume import StoredBytes
 from cli.groups import examples
 from cli.options import Options, shared_options
 from cli.processes.metrics import show_damage, show_worker
-from cli.processes.process import CATCH_UP_S, Process, run
+from cli.processes.process import Process, run
 from cli.tracing import tracing
 from projections.agents import run_delivery_streams
-from projections.app import Projections
+from projections.app import CATCH_UP_S, Projections
 from projections.statistics import Statistics
 
 
