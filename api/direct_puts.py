@@ -40,7 +40,7 @@ _ROUTE: Final = "/v1/queues/{queue_id}/messages"
 _SCOPE: Final = "messages:put"
 _JSON: Final = b"application/json"
 _KINDS: Final = frozenset({_JSON, b"application/json; charset=utf-8", b"application/json;charset=utf-8"})
-_LENGTH_DIGITS_MAX: Final = len(str(BODY_BYTES_MAX))
+LENGTH_DIGITS_MAX: Final = len(str(BODY_BYTES_MAX))
 # If a put has one of these request headers, the ASGI application answers it, not the faster code in this file.
 _UNUSUAL: Final = frozenset(
     {b"idempotency-key", b"content-encoding", b"transfer-encoding", b"expect", b"upgrade", trace.HEADER}
@@ -161,12 +161,16 @@ class DirectPuts:
             url.startswith(_BEFORE)
             and url.endswith(_AFTER)
             and sent.get(b"content-type") in _KINDS
-            and 0 < len(length) <= _LENGTH_DIGITS_MAX
+            and 0 < len(length) <= LENGTH_DIGITS_MAX
             and length.isdigit()
-            and 0 < int(length) <= self._body_bytes_max
+            and self.takes(int(length))
             and _UNUSUAL.isdisjoint(sent)
             and sent.get(b"connection", b"keep-alive").lower() == b"keep-alive"
         )
+
+    def takes(self, size: int) -> bool:
+        """Return whether a put with a body of this many bytes may be answered without ASGI."""
+        return 0 < size <= self._body_bytes_max
 
     def target(self, url: bytes, sent: Mapping[bytes, bytes]) -> tuple[ApiKey, Queue] | None:
         """Return the API key and the queue of a put. Return None if the key is not in the cache, has expired, or may

@@ -4,11 +4,8 @@ partition.
 One fsync then covers all messages of the batch. At most one batch is in flight to each broker, or two in all while
 every broker is late.
 
-A batch costs about the same with one message or many. So after a batch with several puts there is a short pause, in
-which the next one fills. The pause ends early if as many puts wait as the largest recent batch had: clients that wait
-for an answer before their next put then have nothing more to add. A single publisher does not wait. A broker that is
-late with an acknowledgement gets no other batch until it has acknowledged. It delays only messages that must go to it
-(docs/decisions/0173).
+After a batch with several puts there is a short pause (pauses.py). A broker that is late with an acknowledgement gets
+no other batch until it has acknowledged. It delays only messages that must go to it (docs/decisions/0173).
 
 For: which messages make the next batch, its partition, and its result. Not for: the queues of waiting messages
 (appends.py), sending (producer.py), reading (messages.py), the content of a record (broker/commands/puts.py).
@@ -29,6 +26,7 @@ from aiokafka import errors as kafka_errors
 from broker.core.histogram import Histogram
 from broker.errors import DiskNearlyFull, InDoubt, LogUnavailable
 from broker.kafka.appends import QUEUE_HEADER, Append, AppendQueue, Together, fail
+from broker.kafka.pauses import PAUSE_S, Pauses
 from broker.kafka.producer import Producer
 from broker.kafka.requests import KafkaRequests
 from broker.kafka.topics import Topic
@@ -36,14 +34,6 @@ from broker.ports import Acknowledged, BuildRecord
 
 log = logging.getLogger(__name__)
 
-# After a batch with four or more puts, the same broker gets no batch for up to 8 ms, so that the next batch can fill.
-# If all brokers are late with acknowledgements, batches follow without this pause of 8 ms.
-PAUSE_S: Final = 0.008
-# Wait PAUSE_S only after a batch with at least four puts. A put of several messages counts as one put. At 300 puts a
-# second, a batch seldom has four, so that a put seldom waits.
-_COMPANY: Final = 4
-# Each batch lowers the size of the largest recent batch by this factor: by a half in eleven smaller batches.
-_FORGET: Final = 15 / 16
 _IN_DOUBT_MAX: Final = 2  # batches while all brokers are late
 # If 20,000 messages wait to be sent, Kafka is too slow, and new messages are refused.
 _WAITING_MAX: Final = 20_000
@@ -91,7 +81,7 @@ class GroupCommit:
         sweep_s: float = _SWEEP_S,
         waiting_max: int = _WAITING_MAX,
     ) -> None:
-        self._late_s, self._sweep_s, self._pause_s = late_s, sweep_s, pause_s
+        self._late_s, self._sweep_s = late_s, sweep_s
         self._producer = producer
         self._requests = requests
         self.name = self._topic = topic.name
@@ -99,22 +89,18 @@ class GroupCommit:
         self.timeout_s = timeout_s
         self.durable = Histogram()
         self.in_doubt = self.refused = self.batches = 0
-        self.waiting = self.waiting_bytes = 0
-        self._puts = 0  # waiting puts: a put of several messages counts as one
+        self.waiting = self.waiting_bytes = self._puts = 0  # a put of several messages counts as one
         self._unkeyed = AppendQueue()
         # For each partition: the waiting messages that must go to it, such as messages with an ordering key.
         self._keyed: dict[int, AppendQueue] = {}
         self._under_way: dict[int, _Batch] = {}  # record batches in flight, by partition
         self.suspects: set[int | None] = set()  # brokers with a late batch
         self.away: set[int | None] = set()  # brokers that did not acknowledge a batch within the time limit of a put
-        # By broker id: the time at which the broker's newest acknowledged batch was sent.
-        self._proofs_s: dict[int | None, float] = {}
+        self._proofs_s: dict[int | None, float] = {}  # when each broker's newest acknowledged batch was sent
         self._turn = 0
         self._wake = asyncio.Event()
         self._busy = asyncio.Event()  # set while messages wait
-        self._pauses: dict[int | None, asyncio.TimerHandle] = {}  # the end of each broker's short pause
-        # By broker: the puts of its largest recent batch. If as many puts wait, the broker's pause ends early.
-        self._largest: dict[int | None, float] = {}
+        self._pauses = Pauses(pause_s, self._wake.set)
         self._enough = 0.0  # If fewer puts than this wait, no batch can be sent now, so a put need not wake _run().
         self._tasks: set[asyncio.Task[None]] = set()
         self._look_again_s = 0.0
@@ -271,18 +257,8 @@ class GroupCommit:
     def _begin(self, partition: int, items: list[Append], batch: Any) -> None:
         leader = self._leader(partition)
         sent = self._under_way[partition] = _Batch(items, leader, _now_s())
-        puts = len(items)
-        self._largest[leader] = max(puts, self._largest.get(leader, 0.0) * _FORGET)
-        if puts >= _COMPANY:
-            self._end_pause(leader)
-            self._pauses[leader] = asyncio.get_running_loop().call_later(self._pause_s, self._end_pause, leader)
+        self._pauses.sent(leader, len(items))
         self._spawn(self._send(partition, sent, batch))
-
-    def _end_pause(self, leader: int | None) -> None:
-        pause = self._pauses.pop(leader, None)
-        if pause is not None:
-            pause.cancel()
-        self._wake.set()
 
     async def _send(self, partition: int, sent: _Batch, batch: Any) -> None:
         producer = self._producer.get()
@@ -367,7 +343,7 @@ class GroupCommit:
         leaders = self._leaders()
         if trusted := self._trusted(leaders):
             owing = {batch.leader for batch in self._under_way.values() if not batch.late}
-            enough = {leader: self._largest[leader] for leader in self._pauses if leader not in owing}
+            enough = {leader: puts for leader, puts in self._pauses.enough().items() if leader not in owing}
             busy = owing.union(leader for leader, puts in enough.items() if self._puts < puts)
             usable = [one for one in trusted if leaders[one] not in busy]
             if not usable:

@@ -7,6 +7,9 @@ A put is usual if it is small and valid, and needs no wait and no refusal. It th
 protocol collects the request's head itself. If the put turns out not to be usual, the protocol repeats the parser's
 calls to uvicorn, which then answers it. tests/unit/test_direct_puts.py has a contract test of the parts of uvicorn that
 this file depends on.
+
+On one connection, a client usually repeats the head of its put, perhaps with another Content-Length. Such a put is
+recognized by its bytes, and the parser does not see it.
 """
 
 from __future__ import annotations
@@ -14,18 +17,22 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from api.direct_puts import DirectPut, DirectPuts
+from api.direct_puts import LENGTH_DIGITS_MAX, DirectPut, DirectPuts
 from api.problems import Headers
 
 log = logging.getLogger(__name__)
 
 # If a connection has 32 unanswered puts that bypass ASGI, uvicorn handles the connection's next request.
 DIRECT_PUTS_MAX: Final = 32
+# A connection remembers the head of its newest put if the head has at most this many bytes.
+_REMEMBERED_BYTES_MAX: Final = 1024
+_LENGTH: Final = b"\r\ncontent-length: "
+_END: Final = b"\r\n\r\n"
 
 
 class DirectConfig(uvicorn.Config):
@@ -47,6 +54,43 @@ class _NoEvent:
 
     def set(self) -> None:
         pass
+
+
+class _Head(NamedTuple):
+    """The head of a usual put: the bytes before and after the digits of its Content-Length, its URL and its headers."""
+
+    before: bytes
+    after: bytes
+    url: bytes
+    sent: Mapping[bytes, bytes]
+
+    @classmethod
+    def of(cls, head: bytes, url: bytes, sent: Mapping[bytes, bytes]) -> _Head | None:
+        """Return the head of a put, in the form in which it can be recognized again. Return None if the head is long,
+        or written in an unusual way. `head` has the bytes of a socket read before its last Content-Length bytes.
+        """
+        if (
+            len(head) > _REMEMBERED_BYTES_MAX
+            or not head.startswith(b"PUT ")
+            or head.find(_END) != len(head) - len(_END)
+        ):
+            return None
+        at, digits = head.lower().find(_LENGTH) + len(_LENGTH), sent[b"content-length"]
+        after = head[at + len(digits) :]
+        if at < len(_LENGTH) or not head.startswith(digits, at) or not after.startswith(b"\r\n"):
+            return None
+        return cls(head[:at], after, url, sent)
+
+    def body_in(self, data: bytes) -> bytes:
+        """Return the body if `data` is one whole request with this head, and perhaps another Content-Length. Otherwise,
+        return an empty body.
+        """
+        at = len(self.before)
+        end = data.find(b"\r", at, at + LENGTH_DIGITS_MAX + 1)
+        if end < 0 or not data.startswith(self.before) or not data.startswith(self.after, end):
+            return b""
+        digits, body = data[at:end], data[end + len(self.after) :]
+        return body if digits.isdigit() and int(digits) == len(body) else b""
 
 
 class DirectCycle(DirectPut):
@@ -93,6 +137,11 @@ class DirectPutProtocol(HttpToolsProtocol):
     # True while the head of a request arrives.
     # on_header() drops trailers (headers after the body of a request), as RFC 9112, 7.1.2 permits.
     in_head = False
+    last_taken = False  # True once no more requests are accepted: the connection closes after the last answer
+    _arriving = False  # True while a request arrives
+    _whole: DirectCycle | None = None  # the newest usual put that has arrived completely in the current socket read
+    # The head of the newest request, if it was a usual put that came in one socket read; otherwise None.
+    _head: _Head | None = None
     # The put that is arriving now, if it may be answered without ASGI; otherwise None.
     _candidate: DirectCycle | None = None
     _before: Any = None  # the request before the arriving put, if that request has no answer yet; otherwise None
@@ -116,11 +165,62 @@ class DirectPutProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._idle_since = 0.0
+        if self._head is not None and self._repeats(self._head, data):
+            return
+        between, self._whole = not self._arriving, None
         super().data_received(data)
+        whole = self._whole
+        if whole is not None and between:
+            self._head = _Head.of(data[: -int(whole.sent[b"content-length"])], whole.url, whole.sent)
         candidate = self._candidate
         if candidate is not None and self._is_for_uvicorn(candidate):
             self._candidate = None
             self._leave_to_uvicorn(candidate)
+
+    def _repeats(self, head: _Head, data: bytes) -> bool:
+        """Answer the put in these bytes without the parser, and return True. Do nothing and return False if they are no
+        put with this head, or if uvicorn must answer it.
+        """
+        puts, body = self._direct_puts(), head.body_in(data)
+        if puts is None or not puts.takes(len(body)) or self.last_taken or self.transport.is_closing():
+            return False
+        before, candidate = self.cycle, DirectCycle(self, puts, head.url, head.sent, self.scheme or "http")
+        self.cycle = candidate  # type: ignore[assignment]
+        if not self._begin(candidate, body):
+            self.cycle = before
+            return False
+        self._unset_keepalive_if_required()
+        return True
+
+    def _direct_puts(self) -> DirectPuts | None:
+        """Return the object that answers usual puts. Return None if uvicorn must answer the connection's next request,
+        for example because uvicorn has not answered the request before.
+        """
+        cycle = self.cycle
+        if (
+            self.pipeline
+            or self.flow.write_paused
+            or self.access_log
+            or self.limit_concurrency is not None
+            or not (
+                cycle is None
+                or cycle.response_complete
+                or (isinstance(cycle, DirectCycle) and cycle.keep_alive and len(self.unanswered) < DIRECT_PUTS_MAX)
+            )
+        ):
+            return None
+        return self.config.direct_puts
+
+    def _begin(self, candidate: DirectCycle, body: bytes) -> bool:
+        """Check a put and append its message, and return True. Return False if uvicorn must answer the put."""
+        self.unanswered.append(candidate)
+        if not candidate.begin(body):
+            self.unanswered.pop()
+            return False
+        # If two or more puts of this connection wait for answers, stop reading from the connection, as uvicorn does.
+        if len(self.unanswered) > 1:
+            self.flow.pause_reading()
+        return True
 
     def _is_for_uvicorn(self, candidate: DirectCycle) -> bool:
         """Return whether uvicorn must take over a put whose body has not arrived completely.
@@ -134,33 +234,19 @@ class DirectPutProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self.url = b""
         self.headers = []
-        self.in_head = True
+        self.in_head = self._arriving = True
+        self._head = None
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.in_head:
             self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        cycle = self.cycle
-        if cycle is None or cycle.response_complete:
-            self._before = None
-        elif isinstance(cycle, DirectCycle) and cycle.keep_alive and len(self.unanswered) < DIRECT_PUTS_MAX:
-            self._before = cycle
-        else:
-            self._begin_in_uvicorn()
-            return
-        puts = self.config.direct_puts
-        if (
-            puts is not None
-            and not self.pipeline
-            and not self.flow.write_paused
-            and not self.access_log
-            and self.limit_concurrency is None
-            and self.parser.get_method() == b"PUT"
-            and self.parser.get_http_version() == "1.1"
-        ):
+        cycle, puts = self.cycle, self._direct_puts()
+        if puts is not None and self.parser.get_method() == b"PUT" and self.parser.get_http_version() == "1.1":
             sent = dict(self.headers)
             if len(sent) == len(self.headers) and sent.get(b"host") and puts.looks_usual(self.url, sent):
+                self._before = None if cycle is None or cycle.response_complete else cycle
                 candidate = DirectCycle(self, puts, self.url, sent, self.scheme or "http")
                 self._candidate = self.cycle = candidate  # type: ignore[assignment]
                 return
@@ -194,22 +280,18 @@ class DirectPutProtocol(HttpToolsProtocol):
             candidate.body += body
 
     def on_message_complete(self) -> None:
+        self._arriving = False
         candidate = self._candidate
         if candidate is None:
             super().on_message_complete()
             return
         self._candidate = None
-        self.unanswered.append(candidate)
-        if not candidate.begin(candidate.body):
-            self.unanswered.pop()
+        if not self._begin(candidate, candidate.body):
             self._leave_to_uvicorn(candidate)
             super().on_message_complete()
             return
-        self._before = None
+        self._whole, self._before = candidate, None
         candidate.body = b""
-        # If two or more puts of this connection wait for answers, stop reading from the connection, as uvicorn does.
-        if len(self.unanswered) > 1:
-            self.flow.pause_reading()
 
     def default_lines(self) -> bytes:
         """Return the header lines that every answer has."""

@@ -240,7 +240,6 @@ class _Connection(_Written, DirectPutProtocol):
     # Chunks in the socket read that ends the head are subtracted, but not added. So _framing_bytes can be negative.
     _framing_bytes = 0
     _client_name: str | None = None
-    _last_taken = False  # True once no more requests are accepted: the connection closes after the last answer
     # True if the client has sent a request after the last one that is accepted. Then all further bytes are dropped.
     _deaf = False
     # True if a request was answered before it had arrived completely. The connection closes when the rest has arrived.
@@ -319,7 +318,7 @@ class _Connection(_Written, DirectPutProtocol):
                 )
 
     def on_message_begin(self) -> None:
-        if self._last_taken:
+        if self.last_taken:
             self._deaf = True
             raise BufferError  # this stops the parser
         super().on_message_begin()
@@ -345,7 +344,7 @@ class _Connection(_Written, DirectPutProtocol):
         if waiting >= PIPELINED_MAX:
             self._take_last()
         elif self.cycle is not None and not isinstance(self.cycle, DirectCycle) and not self.cycle.keep_alive:
-            self._last_taken = True
+            self.last_taken = True
             self.cycle.transport = _Lingering(self.transport, self._close_when_received)  # type: ignore[assignment]
 
     def _close_when_received(self) -> None:
@@ -359,7 +358,7 @@ class _Connection(_Written, DirectPutProtocol):
 
     def _take_last(self) -> None:
         """Close the connection after the answer to the newest request, and announce that in the answer's header."""
-        self._last_taken = True
+        self.last_taken = True
         if not isinstance(self.cycle, DirectCycle):
             self.cycle.scope["headers"].append((b"connection", b"close"))  # type: ignore[attr-defined]
         self.cycle.keep_alive = False

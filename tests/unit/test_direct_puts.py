@@ -13,6 +13,7 @@ import socket
 from collections import Counter
 from importlib.metadata import version
 from types import SimpleNamespace
+from uuid import uuid4
 
 import orjson
 import pytest
@@ -140,8 +141,11 @@ class Way:
         """Have a word in requests stand for a text of this API."""
         self._ids[word] = text.encode()
 
-    async def ask(self, *parts: bytes) -> bytes:
-        """Send the parts, each in a write of its own, and return all answers until the server closes."""
+    async def ask(self, *parts: bytes, apart_s: float = 0.0) -> bytes:
+        """Send the parts, each in a write of its own, and return all answers until the server closes.
+
+        apart_s: the pause after each part, in which the server reads it.
+        """
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         async with asyncio.timeout(20):
             with contextlib.suppress(ConnectionError):
@@ -149,7 +153,7 @@ class Way:
                     writer.write(self.spoken(part))
                     await writer.drain()
                     for _ in range(3):
-                        await asyncio.sleep(0)
+                        await asyncio.sleep(apart_s / 3)
             answers = b""
             with contextlib.suppress(ConnectionError):
                 answers = await reader.read()
@@ -164,8 +168,11 @@ class Way:
 
     def stored(self) -> Counter:
         """Return what is stored, without what differs between two APIs."""
-        events = [decode(value) for records in self.api.log.messages.records for _, value, _ in records]
-        return Counter((event.data, event.key, event.deliver_at_ms, event.traceparent) for event in events)
+        return Counter((event.data, event.key, event.deliver_at_ms, event.traceparent) for event in events(self))
+
+
+def events(way: Way) -> list:
+    return [decode(value) for records in way.api.log.messages.records for _, value, _ in records]
 
 
 class TwoWays:
@@ -175,13 +182,15 @@ class TwoWays:
         self.direct = direct
         self.general = general
 
-    async def same(self, *parts: bytes, broken: bool = False) -> bytes:
+    async def same(self, *parts: bytes, broken: bool = False, apart_s: float = 0.0) -> bytes:
         """Ask both, and return what both answer.
 
         broken: the server may close before it has answered all. Then of pipelined puts without an answer the direct way
         has stored more: it appends them together, and the general way one after the other.
         """
-        direct, general = await asyncio.gather(self.direct.ask(*parts), self.general.ask(*parts))
+        direct, general = await asyncio.gather(
+            *(way.ask(*parts, apart_s=apart_s) for way in (self.direct, self.general))
+        )
         assert direct == general, parts
         if broken:
             assert self.direct.stored() >= self.general.stored()
@@ -279,6 +288,84 @@ async def test_a_usual_put_has_the_same_answer_both_ways(request_, parts):
     async with two_ways() as ways:
         assert (await ways.same(*sent, request_, ONCE)).count(b"HTTP/1.1 200 OK\r\n") == 2
         assert ways.direct.reached < ways.general.reached
+
+
+async def test_a_repeated_head_is_not_parsed_again():
+    async with two_ways(request_s=60) as ways:
+        reader, writer = await asyncio.open_connection("127.0.0.1", ways.direct.port)
+
+        async def answer(request: bytes) -> bytes:
+            writer.write(ways.direct.spoken(request))
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+            return head + await reader.readexactly(int(re.search(rb"content-length: (\d+)", head)[1]))
+
+        assert b" 200 " in await answer(put())
+        (connection,) = ways.direct.api.server.server_state.connections
+        parser, connection.parser = connection.parser, None
+        for data in ("", "d", "other", "x" * 60_000):
+            assert b" 200 " in await answer(put(orjson.dumps({"data": data})))
+        connection.parser = parser
+        assert b" 422 " in await answer(put(b'{"data":1}'))
+        assert b" 401 " in await answer(put(key=b"nonsense"))
+        assert b" 200 " in await answer(put())
+        writer.close()
+        assert sorted(event.data for event in events(ways.direct)) == sorted(["d", "", "d", "other", "x" * 60_000, "d"])
+        assert ways.direct.reached == 2
+
+
+BODY_LIKE_A_HEAD = b"PUT /v1/queues/QUEUE/messages HTTP/1.1\r\ncontent-encoding: "
+BEFORE_THAT_BODY = put(b"", key=b"nonsense", length=b"%d" % (len(BODY_LIKE_A_HEAD) - len("QUEUE") + len(str(uuid4()))))
+FIRST = [
+    [put()],
+    [put() + b"\r\n"],
+    [put(b'  {"data":"d"}') + b"\r\n"],
+    [BEFORE_THAT_BODY, BODY_LIKE_A_HEAD + put()],
+    [b"\r\n" + put()],
+    [put(length=b"0012")],
+    [put()[:-3], put()[-3:] + put()],
+    [put(b'{"data":"PUT /v1/queues/QUEUE/messages HTTP/1.1"}')[:-40], put()[-12:].rjust(40) + put()],
+    [put(b'{"data":"d"}', b"x: a,\r\n b")],
+    [put(b'{"data":"d"}', b"x: content-length: 12", b"Content-LENGTH : 12")],
+    [put(b'{"data":"d"}', b"x: " + b"a" * 2_000)],
+    [put(b"{")],
+    [put(method=b"GET")],
+]
+NEXT = [
+    put(b'{"data":"longer"}'),
+    put() + b"\r\n",
+    put(b'  {"data":"d"}') + b"  ",
+    BODY_LIKE_A_HEAD + put(),
+    put() + put(),
+    put() + put()[:-1],
+    put()[:-1],
+    put()[:-12],
+    put(length=b"0012"),
+    put(length=b"00012"),
+    put(length=b"000012"),
+    put(length=b"12 "),
+    put(length=b" 12"),
+    put(length=b"+12"),
+    put(length=b"1_2"),
+    put(length="1\u0662".encode()),
+    put(length=b""),
+    put(b"", length=b"0"),
+    put(length=b"11"),
+    put(length=b"13"),
+    put(b"{"),
+    put(b'{"data":"\r\n\r\n"}'),
+    put(key=b"nonsense"),
+    put(b'{"data":"d"}', b"Connection: close"),
+    put(orjson.dumps({"data": "x" * 70_000})),
+]
+
+
+@pytest.mark.parametrize("first", FIRST, ids=range(len(FIRST)))
+async def test_what_follows_a_put_has_the_same_answer_both_ways(first):
+    async def followed_by(request_: bytes) -> None:
+        async with two_ways(request_s=1.0) as ways:
+            await ways.same(*first, request_, put(), put(b'{"data":"last"}'), ONCE, broken=True, apart_s=0.02)
+
+    await asyncio.gather(*map(followed_by, NEXT))
 
 
 CHUNKED = (
@@ -464,16 +551,20 @@ PIECES = [
     pieces=st.lists(st.sampled_from(PIECES), min_size=1, max_size=6),
     cuts=st.lists(st.integers(0, 1500), max_size=4),
     flips=st.lists(st.tuples(st.integers(0, 1500), st.integers(0, 255)), max_size=2),
+    apart=st.booleans(),
 )
-@example(pieces=[PIECES[0]] * 3, cuts=[200, 250], flips=[])
-async def test_whatever_is_sent_has_the_same_answer_both_ways(pieces, cuts, flips):
+@example(pieces=[PIECES[0]] * 3, cuts=[200, 250], flips=[], apart=False)
+async def test_whatever_is_sent_has_the_same_answer_both_ways(pieces, cuts, flips, apart):
     sent = bytearray(b"".join(pieces))
     for place, byte in flips:
         sent[place % len(sent)] = byte
     sent += ONCE
+    if apart:
+        cuts += itertools.accumulate(map(len, pieces))
     ends = sorted({0, len(sent), *(cut % len(sent) for cut in cuts)})
+    parts = [bytes(sent[begin:end]) for begin, end in itertools.pairwise(ends)]
     async with two_ways(request_s=1.0) as ways:  # a busy machine must not make one of the two ways late
-        await ways.same(*(bytes(sent[begin:end]) for begin, end in itertools.pairwise(ends)), broken=True)
+        await ways.same(*parts, broken=True, apart_s=0.01 if apart else 0.0)
 
 
 async def test_an_answer_under_way_at_a_stop_is_whole_and_says_that_the_connection_closes():
