@@ -33,13 +33,15 @@ from benchmarks.running import (
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 OPEN_LOOP_S = 8.0
 SETTLE_S = 2.0
+_BATCHES, _BATCHES_TEN = "batches, one", "batches, ten"
 
 
 def cost(*, beside: str, messages: int, rounds: int, rates: list[int], idle_s: int, batch: int) -> dict[str, Any]:
     """Measure this checkout, and another one in the directory `beside`, which has its own .venv. Without `beside`,
     measure only this one.
 
-    A listener with batches of `batch` messages is measured only in this checkout, because others may not know them.
+    One and ten listeners with batches of `batch` messages are measured only in this checkout, because others may not
+    know them.
     """
     with contextlib.ExitStack() as stack:
         sink = stack.enter_context(sinking())
@@ -69,8 +71,9 @@ def cost(*, beside: str, messages: int, rounds: int, rates: list[int], idle_s: i
                     row = _measured(installations[name], listeners, count, rate)
                     rows[name].setdefault(shape, []).append(row)
             if batch:
-                row = _measured(installations["this"], 1, messages, 0, batch={"max_messages": batch})
-                rows["this"].setdefault(f"batches of {batch}", []).append(row)
+                for name, listeners in ((_BATCHES, 1), (_BATCHES_TEN, 10)):
+                    row = _measured(installations["this"], listeners, messages, 0, batch={"max_messages": batch})
+                    rows["this"].setdefault(name, []).append(row)
         idle = {name: _idle(everput, idle_s) for name, everput in installations.items()} if idle_s else {}
     return _report(rows, empties) | {"idle_cores": idle}
 
@@ -153,7 +156,7 @@ def _report(rows: dict[str, dict[str, list[dict[str, Any]]]], empties: list[floa
     found: dict[str, Any] = {"empty_put_us": empties, "rows": rows, "ratios": {}}
     for shape in rows["this"]:
         costs = per(shape, "this", lambda row: row["us_per_message"])
-        deliveries = 10 if shape == "ten" else 1
+        deliveries = 10 if "ten" in shape else 1
         beside_empty = ratios([one / deliveries for one in costs], empties)
         found["ratios"][f"cost per delivery, {shape} / an empty PUT"] = beside_empty
         if shape in rows.get("other", {}):
@@ -161,4 +164,13 @@ def _report(rows: dict[str, dict[str, list[dict[str, Any]]]], empties: list[floa
             found["ratios"][f"cost, {shape} / other"] = ratios(costs, others)
             rates = [per(shape, name, lambda row: row["delivered_per_s"]) for name in ("this", "other")]
             found["ratios"][f"rate, {shape} / other"] = ratios(*rates)
+    if _BATCHES in rows["this"]:
+        pairs = zip(rows["this"][_BATCHES], rows["this"][_BATCHES_TEN], strict=True)
+        found["us per delivery of a further listener with batches"] = [
+            {
+                kind: round((ten["us_by_process"][kind] - one["us_by_process"][kind]) / 9, 1)
+                for kind in one["us_by_process"]
+            }
+            for one, ten in pairs
+        ]
     return found
