@@ -108,6 +108,7 @@ async def test_from_kafka_to_the_commit_of_its_cursor_a_message_goes_through_few
     dispatcher = worker.dispatchers[listener.id]
     for _ in ("on a new connection", "on the same one"):
         await rig.put(queue, "m")
+        await worker.assignment.pause()  # once more: a rebalance begins with new loops
         with traced() as way:
             await bring(worker)
             await until(lambda: not dispatcher.busy, what="it is answered")
@@ -130,6 +131,7 @@ async def test_a_delivery_that_leaves_its_window_goes_through_few_modules(rig: R
     await bring(worker)
     await until(lambda: rig.listeners.hanging, what="it is under way")
     (delivery,) = worker.dispatchers[listener.id].attempts.under_way()
+    await worker.assignment.pause()
     with traced() as way:
         rig.listeners.let_go()
         await until(lambda: delivery.state is KEPT, what="it is in outstanding, and has left its window")
