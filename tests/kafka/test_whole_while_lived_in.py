@@ -12,6 +12,8 @@ import pytest
 from broker.audit.verify import State, Verifier
 from broker.core.checks import Finding
 from broker.core.digests import state_hash
+from broker.kafka.outstanding_sums import noted_sum
+from broker.kafka.requests import LATEST
 from broker.kafka.topics import Topics
 from broker.settings import KafkaSettings
 from tests.kafka.rig import Rig, running
@@ -43,7 +45,13 @@ async def wrong(rig: Rig, topics: Topics) -> list[str]:
     found = [one async for one in verifier.findings({position})]
     (state,) = [one for one in found if isinstance(one, State)]
     assert (state.position, state.sha256) == (position, here)
-    return [str(one) for one in found if isinstance(one, Finding) and one.wrong]
+    wrong = [str(one) for one in found if isinstance(one, Finding) and one.wrong]
+    for partition in range(topics.outstanding.partitions) if wrong else ():
+        print(partition, "is noted as", await noted_sum(rig.log.requests, partition))
+        end = (await rig.log.requests.offsets(topics.outstanding.name, {partition: LATEST}))[partition]
+        async for record in rig.log.requests.walk(topics.outstanding.name, partition, 0, end):
+            print(partition, record.offset, record.timestamp, record.key, record.value)
+    return wrong
 
 
 async def live(rig: Rig, dice: random.Random, *, retain: bool) -> None:

@@ -285,7 +285,7 @@ async def test_a_usual_put_has_the_same_answer_both_ways(request_, parts):
         "in the body": [head + body[:3], body[3:]],
         "in the head": [head[:30], head[30:] + body],
     }[parts]
-    async with two_ways() as ways:
+    async with two_ways(request_s=5) as ways:
         assert (await ways.same(*sent, request_, ONCE)).count(b"HTTP/1.1 200 OK\r\n") == 2
         assert ways.direct.reached < ways.general.reached
 
