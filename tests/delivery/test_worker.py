@@ -407,6 +407,19 @@ async def test_a_dispatcher_whose_listener_ends_while_others_have_their_ticks_ha
     assert ticked == ["first"]
 
 
+async def test_a_dispatcher_that_ends_as_soon_as_it_has_work_leaves_the_others_their_turn():
+    """The loop rests, is woken, and finds that there is nothing to do after all."""
+    ticks = Ticks(SimpleNamespace(down=set(), tick=lambda permits: None), TUNED)
+    tidied: list[int] = []
+    one = Ticked(connections=SimpleNamespace(tidy=lambda: tidied.append(1)))
+    async with running(ticks.run({"l-1": one})):
+        await asyncio.sleep(0.01)
+        ticks.add(one)
+        ticks.remove(one)
+        await until(lambda: tidied)
+        assert len(tidied) == 1
+
+
 async def test_nothing_ticks_while_no_dispatcher_needs_it():
     probed: list[int] = []
 

@@ -87,6 +87,7 @@ class Ticks:
         """
         self._rested = asyncio.Event()
         while not self._active:
+            self._rested.clear()  # A dispatcher may have been added and removed before this loop could continue.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._tuning.rest_s):
                     await self._rested.wait()
