@@ -32,8 +32,8 @@ class OutstandingTopic:
 
     async def append(self, outcomes) -> None:
         await self._asked()
-        for partition, rows in outcomes.items():
-            for key, value in rows:
+        for partition in list(outcomes):
+            for key, value in outcomes.pop(partition):
                 self.write(partition, key, value)
 
     def write(self, partition: int, key: bytes, value: bytes | None) -> int:

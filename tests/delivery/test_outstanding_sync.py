@@ -67,3 +67,29 @@ async def test_a_record_that_may_be_stored_is_in_doubt_until_it_was_appended_aga
     topic.fails = None
     await watched.append_one(0, b"k", b"value")
     assert watched.settled(0)
+
+
+async def test_a_delivery_and_its_tombstone_that_are_under_way_together_are_in_doubt():
+    """Kafka may have stored them in either order."""
+    topic = Topic()
+    watched = WatchedAppender(topic)
+    burying = asyncio.create_task(watched.append({0: [(b"k", None)]}))
+    again = asyncio.create_task(watched.append({0: [(b"k", None)]}))
+    await asyncio.sleep(0)
+    await watched.append_one(0, b"k", b"value")
+    topic.go.set()
+    await asyncio.gather(burying, again)
+    assert not watched.settled(0)
+    await watched.append({0: [(b"k", None)]})
+    assert watched.settled(0)
+
+
+async def test_two_tombstones_that_are_under_way_together_are_not_in_doubt():
+    topic = Topic()
+    watched = WatchedAppender(topic)
+    burying = [asyncio.create_task(watched.append({0: [(b"k", None)]})) for _ in range(2)]
+    await asyncio.sleep(0)
+    assert not watched.settled(0)
+    topic.go.set()
+    await asyncio.gather(*burying)
+    assert watched.settled(0)

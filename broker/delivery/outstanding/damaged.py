@@ -18,7 +18,7 @@ from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import now_ms
 from broker.delivery.outstanding.entry import OutstandingEntry, entry_key, entry_of
 from broker.delivery.outstanding.records import OutstandingRecords
-from broker.delivery.ports import Appender
+from broker.delivery.outstanding.sync import WatchedAppender
 from broker.delivery.reading.message import Message
 from broker.delivery.tuning import TUNED, Tuning
 
@@ -28,7 +28,7 @@ class DamagedDeliveries:
 
     def __init__(
         self,
-        topic: Appender,
+        topic: WatchedAppender,
         records: OutstandingRecords,
         owned: Collection[int],
         dispatchers: Mapping[str, Dispatcher],
@@ -46,19 +46,15 @@ class DamagedDeliveries:
         self._remove = remove  # removes a record from the index
         self._assure = assure  # raises if partitions are lost
 
-    async def park(self, partition: int, ranges: Iterable[tuple[Listener, int, int]]) -> list[KeptDelivery]:
-        """Write records that park deliveries, which then get no further attempts. Each item of `ranges` is a listener,
-        and the first and last offset of a range of messages that can't be read. Return the events in these records. The
-        caller must add the events to the index.
+    async def park(self, partition: int, ranges: Iterable[tuple[Listener, int, int]]) -> None:
+        """Park deliveries, which then get no further attempts: store them in the topic `outstanding`, and in the index.
+        Each item of `ranges` is a listener, and the first and last offset of a range of messages that can't be read.
 
         Raises LogUnavailable if Kafka does not answer or the worker has lost the partition.
         """
-        # Write only the records here. The caller updates the index, if the worker still owns the partition then.
         events = [_parked(listener, partition, first, last) for listener, first, last in ranges]
         for at in range(0, len(events), self._at_once):
-            await self._assure()
-            await self._topic.append({partition: [_record(event) for event in events[at : at + self._at_once]]})
-        return list(events)
+            await self._write(partition, events[at : at + self._at_once])
 
     async def park_again(self, entry: OutstandingEntry) -> None:
         """Park a delivery whose message can't be read. It is attempted again only after a redrive, or after `everput
@@ -68,7 +64,7 @@ class DamagedDeliveries:
         if dispatcher is None:
             return
         event = _parked(dispatcher.listener, entry.partition, entry.message_offset, entry.message_offset, entry)
-        await self._write(entry, [event])
+        await self._write(entry.partition, [event], instead_of=entry)
 
     async def again(self, entry: OutstandingEntry) -> None:
         """Replace a record that stands for a range of unreadable messages, because these messages can be read again.
@@ -88,20 +84,25 @@ class DamagedDeliveries:
             and message.offset >= listener.start_offsets[entry.partition]
             and (takes is None or takes(message.offset))
         ]
-        await self._write(entry, events)
+        await self._write(entry.partition, events, instead_of=entry)
 
-    async def _write(self, entry: OutstandingEntry, events: Sequence[KeptDelivery]) -> None:
-        """Store these events in place of the delivery's record in the topic `outstanding`, and in the index."""
+    async def _write(
+        self, partition: int, events: Sequence[KeptDelivery], *, instead_of: OutstandingEntry | None = None
+    ) -> None:
+        """Store these events in the topic `outstanding`, and in the index. They replace the delivery `instead_of`."""
         await self._assure()
         rows = [_record(event) for event in events]
-        replaced = any(key == entry.key for key, _ in rows)
-        await self._topic.append({entry.partition: rows if replaced else [*rows, (entry.key, None)]})
-        if entry.partition not in self._owned:
-            return  # The worker lost the partition during the write. Its index is closed, so do not update it.
-        for event, (_, value) in zip(events, rows, strict=True):
-            self._enter(entry_of(event, -1, found=False, record=value))
-        if not replaced:
-            self._remove(entry)
+        ended = [] if instead_of is None or instead_of.key in dict(rows) else [instead_of]
+
+        def stored(partition: int) -> None:
+            if partition not in self._owned:
+                return  # The worker lost the partition during the write. Its index is closed, so do not update it.
+            for event, (_, record) in zip(events, rows, strict=True):
+                self._enter(entry_of(event, -1, found=False, record=record))
+            for entry in ended:
+                self._remove(entry)
+
+        await self._topic.append({partition: [*rows, *((entry.key, None) for entry in ended)]}, stored)
 
 
 def _record(event: KeptDelivery) -> tuple[bytes, bytes | None]:

@@ -157,7 +157,11 @@ class OutstandingIndex:
         return before
 
     def remove(self, entry: OutstandingEntry) -> bool:
-        """Remove a row of the SQLite index. Return False if the row was removed or replaced before."""
+        """Remove a row of the SQLite index. Return False if the row was removed or replaced before, or if the index is
+        closed.
+        """
+        if not self._rows:
+            return False
         entry.waits = self._is_counted(entry)
         gone = self._database.execute("DELETE FROM entries WHERE id = ?", (entry.id,)).rowcount > 0
         if gone:

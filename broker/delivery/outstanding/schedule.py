@@ -175,10 +175,11 @@ class Outstanding:
             if self._count is not None and counts:
                 # Count the bytes twice, because outdated records may take as much space until Kafka compacts the topic.
                 self._count(event.organization_id, 2 * len(value))
-            if delivery.state is DROPPED:
-                self._written.doubt(stream.partition, key)
-            else:
-                self._enter(entry_of(event, offset, found=False, record=value if offset < 0 else None))
+            # If the delivery was dropped because its listener was deleted, bury() will find it in the index. If the
+            # listener comes back, its new dispatcher may still read the message: `found` lets the delivery wait for it.
+            if stream.partition in self._owned:
+                found = delivery.state is DROPPED
+                self._enter(entry_of(event, offset, found=found, record=value if offset < 0 else None))
             if isinstance(event, DeliveryParked):
                 _log_parked(event, stream.dispatcher.parked_lines)
             return True
@@ -188,12 +189,8 @@ class Outstanding:
         """Park the deliveries that these listeners may have at unreadable offsets: keep them without further attempts.
         Return False if this worker has not taken the partition over. Raises LogUnavailable if Kafka does not answer.
         """
-        events = await self._damaged.park(partition, ranges)
-        if partition not in self._owned:
-            return False
-        for event in events:
-            self._enter(entry_of(event, -1, found=False, record=encode(event)))
-        return True
+        await self._damaged.park(partition, ranges)
+        return partition in self._owned
 
     def damaged(self) -> int:
         """Return how many deliveries in the index stand for a range of unreadable messages."""
@@ -317,12 +314,19 @@ class Outstanding:
         self._coming.forget(lambda key_queue: key_queue[0] in listeners)
         for listener_id in [one for one in self._index.counts if one in listeners]:
             while rows := self._index.of_listener(listener_id, limit=self._tuning.rows_at_once):
-                tombstones: dict[int, list[tuple[bytes, bytes | None]]] = {}
-                for entry in rows:
-                    tombstones.setdefault(entry.partition, []).append((entry.key, None))
-                await self._topic.append(tombstones)
-                for entry in rows:
+                await self._bury(rows)
+
+    async def _bury(self, rows: Sequence[OutstandingEntry]) -> None:
+        tombstones: dict[int, list[tuple[bytes, bytes | None]]] = {}
+        for entry in rows:
+            tombstones.setdefault(entry.partition, []).append((entry.key, None))
+
+        def stored(partition: int) -> None:
+            for entry in rows:
+                if entry.partition == partition:
                     self._due.remove(entry)
+
+        await self._topic.append(tombstones, stored)
 
     async def flush(self) -> None:
         """Write the tombstones of ended deliveries to the topic `outstanding`. If this raises LogUnavailable, the next

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
 from typing import Final
 
@@ -29,7 +29,7 @@ _UNKNOWN: Final = -1  # no count of changes
 
 
 class WatchedAppender:
-    """An appender to one topic. For each partition, it remembers how many appends are in progress, and the keys of
+    """An appender to one topic. For each partition, it remembers which records are being appended, and the keys of
     records that Kafka may or may not have stored.
     """
 
@@ -39,7 +39,8 @@ class WatchedAppender:
         self.changes: defaultdict[int, int] = defaultdict(int)
         # By partition: the number of records that Kafka has acknowledged.
         self.records: defaultdict[int, int] = defaultdict(int)
-        self._under_way: defaultdict[int, int] = defaultdict(int)
+        # By partition: the key of each record that is being appended, and whether the record is a tombstone.
+        self._under_way: defaultdict[int, Counter[tuple[bytes, bool]]] = defaultdict(Counter)
         # By partition: keys of deliveries whose newest record in Kafka may differ from their row in the SQLite index.
         # For each key, the value of `changes` when the doubt began.
         self._in_doubt: defaultdict[int, dict[bytes, int]] = defaultdict(dict)
@@ -60,40 +61,50 @@ class WatchedAppender:
         """
         self._in_doubt[partition][key] = self.changes[partition]
 
-    async def append(self, outcomes: MutableMapping[int, list[KeyAndValue]]) -> None:
-        keys = {partition: [key for key, _ in records] for partition, records in outcomes.items()}
-        begun = {partition: self._begin(partition) for partition in keys}
+    async def append(
+        self, outcomes: MutableMapping[int, list[KeyAndValue]], stored: Callable[[int], object] | None = None
+    ) -> None:
+        """Write records as Appender.append() does. For each partition whose records Kafka has stored, call `stored`,
+        even if this call then fails or is cancelled. So the caller can update the index exactly for these partitions.
+        """
+        records = {partition: list(some) for partition, some in outcomes.items()}
+        begun = {partition: self._begin(partition, some) for partition, some in records.items()}
         try:
             await self._topic.append(outcomes)
         finally:
-            for partition, some in keys.items():
+            for partition, some in records.items():
                 self._end(partition, some, begun[partition], written=partition not in outcomes)
+                if stored is not None and partition not in outcomes:
+                    stored(partition)
 
     async def append_one(self, partition: int, key: bytes, value: bytes) -> int:
-        begun, written = self._begin(partition), False
+        begun, written = self._begin(partition, [(key, value)]), False
         try:
             offset = await self._topic.append_one(partition, key, value)
             written = True
         finally:
-            self._end(partition, [key], begun, written=written)
+            self._end(partition, [(key, value)], begun, written=written)
         return offset
 
-    def _begin(self, partition: int) -> int:
+    def _begin(self, partition: int, records: list[KeyAndValue]) -> int:
         self.changes[partition] += 1
-        self._under_way[partition] += 1
+        self._under_way[partition].update((key, value is None) for key, value in records)
         return self.changes[partition]
 
-    def _end(self, partition: int, keys: list[bytes], begun: int, *, written: bool) -> None:
+    def _end(self, partition: int, records: list[KeyAndValue], begun: int, *, written: bool) -> None:
         self.changes[partition] += 1
-        self._under_way[partition] -= 1
-        in_doubt = self._in_doubt[partition]
-        if not written:
-            in_doubt.update(dict.fromkeys(keys, self.changes[partition]))
-            return
-        self.records[partition] += len(keys)
-        for key in keys if in_doubt else ():
+        under_way, in_doubt = self._under_way[partition], self._in_doubt[partition]
+        if written:
+            self.records[partition] += len(records)
+        for key, value in records:
+            under_way[key, value is None] -= 1
+            if not under_way[key, value is None]:
+                del under_way[key, value is None]
+            # If a delivery and its tombstone were appended together, it is unknown which of them Kafka stored last.
+            if not written or under_way[key, value is not None]:
+                in_doubt[key] = self.changes[partition]
             # Keep a doubt that is newer than the beginning of this append: the other record may come after this one.
-            if in_doubt.get(key, begun) < begun:
+            elif in_doubt and in_doubt.get(key, begun) < begun:
                 del in_doubt[key]
 
 
@@ -197,8 +208,9 @@ class IndexSync:
         with contextlib.suppress(LogUnavailable):
             ends = await self._requests.offsets(self._written.name, dict.fromkeys(found, LATEST))
             for partition, end in ends.items():
-                known = await self._knows(partition, end)
-                if known and self._written.changes[partition] == changes[partition]:
+                # If an append has begun meanwhile, the fingerprint and the end offset are of different moments.
+                if await self._knows(partition, end) and self._written.changes[partition] == changes[partition]:
+                    self._known[partition] = end, self._written.records[partition]
                     self._noted[partition] = changes[partition], found[partition]._replace(end=end).text()
 
     async def _knows(self, partition: int, end: int) -> bool:
@@ -216,5 +228,4 @@ class IndexSync:
         for key, is_there in last.items():
             if (self._index.find(partition, *ids_in(key)) is not None) is not is_there:
                 return False
-        self._known[partition] = end, self._written.records[partition]
         return True

@@ -1,0 +1,362 @@
+"""What a worker notes of a partition of `outstanding` is what Kafka has, in whatever order Kafka stores and answers.
+
+For: the fingerprint (broker/delivery/outstanding/sync.py) while deliveries are set aside, parked, cancelled and buried,
+listeners are deleted, and partitions change hands: each append is stored and acknowledged when the machine chooses.
+Not for: what becomes of the deliveries (test_simulation.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine, MutableMapping
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from broker.core.codec import encode
+from broker.core.delivery import DROPPED, READY, Leaving
+from broker.core.entities import Redrives
+from broker.core.events import MessagePut
+from broker.core.outstanding_sum import LiveKeys, OutstandingSum, parse_sum
+from broker.delivery.dispatch.stream import Delivery, now_ms
+from broker.delivery.outstanding import schedule
+from broker.delivery.outstanding.schedule import Outstanding
+from broker.delivery.outstanding.sync import IndexSync, WatchedAppender
+from broker.delivery.ports import KeyAndValue
+from broker.delivery.reading.message import Message
+from broker.delivery.reading.partition import Partition
+from broker.delivery.tuning import Tuning
+from broker.errors import LogUnavailable
+from tests.outstanding_topic import OutstandingTopic
+
+PARTITIONS = {"m-0": 0, "m-1": 0, "m-2": 1}  # of the messages
+LISTENER = SimpleNamespace(id="l-1", organization_id="o", queue_id="q-1", redrives=Redrives())
+DISPATCHER = SimpleNamespace(listener=LISTENER, parked_lines=SimpleNamespace(left_out=lambda *_: None), assignment=None)
+TUNING = Tuning(append_pause_s=0.0, damaged_at_once=1)
+
+
+class Asked:
+    """Something that was asked of Kafka: it is carried out first, and answered later."""
+
+    def __init__(self, partition: int, rows: list[KeyAndValue]) -> None:
+        self.partition = partition
+        self.rows = rows
+        self.offset = -1
+        self.carried_out = False
+        self.answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+class SlowTopic(OutstandingTopic):
+    """It stores records, and says so, when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[Asked] = []
+        self.reported: list[Exception] = []
+
+    async def _ask(self, partition: int, rows: list[KeyAndValue]) -> int:
+        asked = Asked(partition, rows)
+        self.asked.append(asked)
+        await asked.answer
+        return asked.offset
+
+    async def append_one(self, partition: int, key: bytes, value: bytes) -> int:
+        return await self._ask(partition, [(key, value)])
+
+    async def append(self, outcomes: MutableMapping[int, list[KeyAndValue]]) -> None:
+        async def write(partition: int, rows: list[KeyAndValue]) -> None:
+            await self._ask(partition, rows)
+            del outcomes[partition]
+
+        ended = await asyncio.gather(*(write(*one) for one in outcomes.items()), return_exceptions=True)
+        for error in filter(None, ended):
+            raise error
+
+    def carry_out(self, asked: Asked) -> None:
+        asked.carried_out = True
+        for key, value in asked.rows:
+            asked.offset = self.write(asked.partition, key, value)
+        if asked.answer.done():  # Its caller has gone.
+            self.asked.remove(asked)
+
+    def end(self, asked: Asked, error: Exception | None = None) -> None:
+        self.asked.remove(asked)
+        if asked.answer.done():
+            return
+        if error is None:
+            asked.answer.set_result(None)
+        else:
+            asked.answer.set_exception(error)
+
+    def report(self, damage: Exception) -> None:
+        self.reported.append(damage)
+
+    def true(self, partition: int, end: int) -> OutstandingSum:
+        """The fingerprint of the records before `end`."""
+        keys = LiveKeys()
+        for record in self.records[partition][:end]:
+            assert record is not None
+            keys.note(record.key, record.value)
+        return keys.until(end)
+
+
+class OutstandingMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.topic = SlowTopic()
+        self.noted = {0: "", 1: ""}
+        # Kafka may have a record that the worker will not ask about any more: of a former owner, of a loop that was
+        # cancelled, or of a delivery that was dropped before it could be written again. Then nothing new is noted.
+        self.strange = False
+        self.run(self.own())
+
+    def run(self, work: Coroutine[Any, Any, None] | None = None) -> None:
+        async def a_while() -> None:
+            if work is not None:
+                await work
+            for _ in range(10):
+                await asyncio.sleep(0)
+
+        self.loop.run_until_complete(a_while())
+
+    async def own(self) -> None:
+        async def ours() -> None: ...
+
+        partitions = {number: Partition(number, 0) for number in (0, 1)}
+        self.outstanding = schedule.Outstanding(self.topic, self.topic, "messages", partitions, {}, ours, tuning=TUNING)
+        self.leaving: dict[str, Delivery] = {}
+        self.loops: dict[str, asyncio.Task[None]] = {}
+        for number in partitions:
+            await self.outstanding.read(number, noted=self.noted[number])
+            self.outstanding.take_over(number)
+
+    def teardown(self) -> None:
+        try:
+            self.come_to_rest()
+        finally:
+            self.pause()
+            self.loop.close()
+
+    def come_to_rest(self) -> None:
+        """Kafka answers everything. Then a checkpoint notes what there is, unless an append came from elsewhere."""
+        for work in (lambda: None, self.bury, self.checkpoint):
+            work()
+            while self.topic.asked:
+                (asked, *_) = self.topic.asked
+                if not asked.carried_out:
+                    self.topic.carry_out(asked)
+                if asked in self.topic.asked:
+                    self.topic.end(asked)
+                self.run()
+                self.every_note_is_true()
+        assert not self.leaving
+        for name, task in self.loops.items():
+            assert task.done(), name
+            task.result()
+        for partition, noted in self.noted.items():
+            end = len(self.topic.records[partition])
+            assert self.strange or not end or parse_sum(noted) == self.topic.true(partition, end)
+
+    # The worker
+
+    @rule(message_id=st.sampled_from(sorted(PARTITIONS)), parked=st.booleans(), key=st.sampled_from([None, "k"]))
+    def set_aside(self, message_id: str, parked: bool, key: str | None) -> None:
+        if message_id in self.leaving:
+            return
+        offset = sorted(PARTITIONS).index(message_id)
+        put = MessagePut(
+            at_ms=1, organization_id="o", message_id=message_id, queue_id="q-1", name="n", data="{}", key=key
+        )
+        message = Message(offset, message_id.encode(), "q-1", 1, encode(put))
+        message.body(SimpleNamespace(id="q-1", name="q"))
+        stream = SimpleNamespace(dispatcher=DISPATCHER, partition=PARTITIONS[message_id])
+        delivery = Delivery(stream, offset, message)
+        delivery.state = READY
+        delivery.state = Leaving(None, 500, None)
+        event = self.outstanding.expect(delivery, message, 500, None, None if parked else now_ms() + 3_600_000)
+        self.leaving[message_id] = delivery
+
+        async def leave(outstanding: Outstanding, leaving: dict[str, Delivery]) -> None:
+            await outstanding.set_aside(delivery, event)
+            del leaving[message_id]
+
+        self.work(f"set aside {message_id}", leave(self.outstanding, self.leaving))
+
+    @precondition(lambda self: self.leaving)
+    @rule()
+    def the_listener_goes(self) -> None:
+        """Its dispatcher drops its deliveries."""
+        self.drop()
+        self.outstanding.removed("l-1")
+
+    def drop(self) -> None:
+        for delivery in self.leaving.values():
+            if delivery.state is not DROPPED:
+                delivery.state = DROPPED
+
+    @rule(message_id=st.sampled_from(sorted(PARTITIONS)))
+    def cancel(self, message_id: str) -> None:
+        self.outstanding.cancel(PARTITIONS[message_id], "l-1", message_id)
+
+    @rule()
+    def bury(self) -> None:
+        self.repeat("bury", self.outstanding.bury, {"l-1"})
+
+    @rule(first=st.sampled_from([10, 11]))
+    def park_damaged(self, first: int) -> None:
+        ranges = [(LISTENER, first, first), (LISTENER, first + 10, first + 12)]
+        self.repeat("park", self.outstanding.park_damaged, 0, ranges)
+
+    @rule()
+    def checkpoint(self) -> None:
+        async def checkpoint(outstanding: Outstanding) -> None:
+            await outstanding.flush()
+            await outstanding.note()
+            self.noted |= outstanding.notes()
+
+        self.repeat("checkpoint", checkpoint, self.outstanding)
+
+    def repeat(self, name: str, ask: Callable[..., Coroutine[Any, Any, object]], *how: object) -> None:
+        """Ask until Kafka has taken it, unless it is being asked already."""
+
+        async def repeated() -> None:
+            while True:
+                with contextlib.suppress(LogUnavailable):
+                    await ask(*how)
+                    break
+
+        if name not in self.loops or self.loops[name].done():
+            self.work(name, repeated())
+
+    def work(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        self.loops[name] = self.loop.create_task(work)
+        self.run()
+
+    @precondition(lambda self: self.loops)
+    @rule(data=st.data(), answered=st.booleans())
+    def pause(self, data: st.DataObject | None = None, answered: bool = False) -> None:
+        """The worker's loops are cancelled, perhaps a moment after an answer has come. What leaves goes on."""
+        if data is not None and answered and any(one.carried_out for one in self.topic.asked):
+            self.topic.end(data.draw(st.sampled_from([one for one in self.topic.asked if one.carried_out])))
+        for name in list(self.loops):
+            if data is None or not name.startswith("set aside"):
+                task = self.loops.pop(name)
+                self.strange = self.strange or not task.done()
+                task.cancel()
+        self.run()
+
+    @precondition(lambda self: len(self.topic.records[0]) % 4 == 0)  # not too often
+    @rule()
+    def hand_over(self) -> None:
+        """The partition gets a new owner. Some of what the former one has asked may be carried out later."""
+        self.drop()
+        self.outstanding.close()
+        self.pause()
+        self.topic.asked = [one for one in self.topic.asked if not one.carried_out]
+        self.strange = bool(self.topic.asked)
+        self.run(self.own())
+        assert self.topic.reported == []
+
+    # Kafka
+
+    @precondition(lambda self: self.topic.asked)
+    @rule(data=st.data(), how=st.sampled_from(["carry out", "answer", "answer", "fail"]))
+    def kafka(self, data: st.DataObject, how: str) -> None:
+        """Something that was asked is carried out, answered, or fails (perhaps after it was carried out)."""
+        asked = data.draw(st.sampled_from(self.topic.asked))
+        if not asked.carried_out and how != "fail":
+            self.topic.carry_out(asked)
+        if how == "fail":
+            self.strange = self.strange or any(one.state is DROPPED for one in self.leaving.values())
+            self.topic.end(asked, LogUnavailable("late"))
+        elif how == "answer" and asked in self.topic.asked:
+            self.topic.end(asked)
+        self.run()
+
+    @invariant()
+    def every_note_is_true(self) -> None:
+        for notes in (self.noted, self.outstanding.notes()):
+            for partition, noted in notes.items():
+                found = parse_sum(noted)
+                assert found is None or found == self.topic.true(partition, found.end)
+
+
+OutstandingMachine.TestCase.settings = settings(
+    max_examples=1_000, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+TestOutstanding = OutstandingMachine.TestCase
+
+
+class OverlapsUnseen(WatchedAppender):
+    def _end(self, partition, records, begun, *, written):
+        before = set(self._in_doubt[partition])
+        super()._end(partition, records, begun, written=written)
+        for key, _ in records if written else ():
+            if key not in before:
+                self._in_doubt[partition].pop(key, None)
+
+
+class TrustsFailedAppends(WatchedAppender):
+    def _end(self, partition, records, begun, *, written):
+        super()._end(partition, records, begun, written=True)
+
+
+class TrustsFormerOwners(IndexSync):
+    async def _knows(self, partition, end):
+        return True
+
+
+class ForgetsWhatIsDropped(Outstanding):
+    """As if the listener were there no more, and the record neither."""
+
+    def _enter(self, entry):
+        if not entry.found:
+            super()._enter(entry)
+
+
+class NotesBeforeTheTombstones(Outstanding):
+    async def note(self):
+        await self._sync.note(self._owned)
+
+
+class LosesWhatWasStored(WatchedAppender):
+    """Who was cancelled does not hear of it."""
+
+    async def append(self, outcomes, stored=None):
+        await super().append(outcomes)
+        for partition in range(2) if stored else ():
+            stored(partition)
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        OverlapsUnseen,
+        TrustsFailedAppends,
+        TrustsFormerOwners,
+        ForgetsWhatIsDropped,
+        LosesWhatWasStored,
+        NotesBeforeTheTombstones,
+    ],
+)
+def test_the_machine_finds_a_planted_bug(planted: type):
+    quick = settings(
+        max_examples=3_000,
+        stateful_step_count=40,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate],
+        report_multiple_bugs=False,
+        print_blob=False,
+        suppress_health_check=list(HealthCheck),
+    )
+    with patch.object(schedule, planted.__base__.__name__, planted), pytest.raises(AssertionError):
+        run_state_machine_as_test(OutstandingMachine, settings=quick)
