@@ -99,10 +99,14 @@ async def test_a_log_that_is_lived_in_is_whole_at_every_moment(
     await rig.work()
     living = asyncio.create_task(live(rig, dice, retain=retain))
     looks = 0
-    while not living.done():
-        assert await wrong(rig, ready_topics) == []
-        looks += 1
-    await living
+    try:
+        while not living.done():
+            assert await wrong(rig, ready_topics) == []
+            looks += 1
+    finally:
+        living.cancel()
+        await asyncio.wait([living])
+    living.result()
     assert looks > 2
 
     def finished() -> bool:
