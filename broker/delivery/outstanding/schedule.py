@@ -314,19 +314,7 @@ class Outstanding:
         self._coming.forget(lambda key_queue: key_queue[0] in listeners)
         for listener_id in [one for one in self._index.counts if one in listeners]:
             while rows := self._index.of_listener(listener_id, limit=self._tuning.rows_at_once):
-                await self._bury(rows)
-
-    async def _bury(self, rows: Sequence[OutstandingEntry]) -> None:
-        tombstones: dict[int, list[tuple[bytes, bytes | None]]] = {}
-        for entry in rows:
-            tombstones.setdefault(entry.partition, []).append((entry.key, None))
-
-        def stored(partition: int) -> None:
-            for entry in rows:
-                if entry.partition == partition:
-                    self._due.remove(entry)
-
-        await self._topic.append(tombstones, stored)
+                await _bury(self._topic, rows, self._due.remove)
 
     async def flush(self) -> None:
         """Write the tombstones of ended deliveries to the topic `outstanding`. If this raises LogUnavailable, the next
@@ -394,6 +382,21 @@ class Outstanding:
         except LogUnavailable as error:
             return error
         return message
+
+
+async def _bury(
+    topic: WatchedAppender, rows: Sequence[OutstandingEntry], remove: Callable[[OutstandingEntry], object]
+) -> None:
+    tombstones: dict[int, list[tuple[bytes, bytes | None]]] = {}
+    for entry in rows:
+        tombstones.setdefault(entry.partition, []).append((entry.key, None))
+
+    def stored(partition: int) -> None:
+        for entry in rows:
+            if entry.partition == partition:
+                remove(entry)
+
+    await topic.append(tombstones, stored)
 
 
 def _key_queue(delivery: Delivery) -> KeyQueue | None:
