@@ -5,7 +5,7 @@ BIN := .venv/bin
 RUNS := .venv/.runs
 READY := .venv/.installed
 
-.PHONY: help demo test test-kafka test-log test-scenarios test-others check soak bench lock events pictures screenshots format clean
+.PHONY: help demo test test-kafka test-log test-scenarios test-others check soak bench wheels lock events pictures screenshots format clean
 
 help:
 	@echo "make demo    put messages, watch them arrive at listeners that fail and come back"
@@ -14,6 +14,7 @@ help:
 	@echo "make format  put the formatting right"
 	@echo "make soak    the fault runs of minutes"
 	@echo "make bench   how fast it is, beside its limits"
+	@echo "make wheels  build a pure wheel, and one with compiled modules; needs a C compiler"
 	@echo "make events  write docs/events.md from the code"
 	@echo "make pictures  record the demo for README.md, and take the screenshots"
 	@echo "make screenshots  take the pictures of the console for README.md and docs; needs Chromium"
@@ -64,6 +65,14 @@ soak: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# From a copy of the sources, because mypyc leaves the compiled modules beside them.
+WHEEL := $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist
+wheels: $(READY)
+	@rm -rf .venv/wheels dist && mkdir .venv/wheels && cp -R pyproject.toml README.md LICENSE everput broker projections api cli .venv/wheels
+	$(WHEEL) .venv/wheels
+	HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(WHEEL) .venv/wheels
+	@ls dist
 
 events: $(READY)
 	$(BIN)/everput events > docs/events.md

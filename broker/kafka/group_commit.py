@@ -337,7 +337,7 @@ class GroupCommit:
         Prefer a partition to which a waiting message must go, for example because of its ordering key. Otherwise, the
         partitions take turns.
         """
-        self._enough = 0
+        self._enough = 0.0
         if not (self._keyed or self._unkeyed):
             return -1
         leaders = self._leaders()

@@ -21,9 +21,10 @@ from broker.core.entities import Queue
 from broker.core.flow import Share
 from broker.delivery.dispatch.attempts import Attempts
 from broker.delivery.dispatch.connections import Network
+from broker.delivery.dispatch.delivery_batch import DeliveryBatch
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.fairness import Sockets
-from broker.delivery.dispatch.stream import Delivery, DeliveryBatch
+from broker.delivery.dispatch.stream import Delivery
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.reading.message import Message
 from broker.delivery.reading.partition import Partition

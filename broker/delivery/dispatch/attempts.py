@@ -37,12 +37,13 @@ from broker.core.entities import Listener, Queue
 from broker.core.formats import RENDER
 from broker.core.retry import RetryPolicy
 from broker.delivery.dispatch.connections import Connections, Network
+from broker.delivery.dispatch.delivery_batch import DeliveryBatch
 from broker.delivery.dispatch.delivery_queue import DeliveryQueue
 from broker.delivery.dispatch.kept_answers import KeptAnswers
 from broker.delivery.dispatch.limits import Limits
 from broker.delivery.dispatch.room import Room
 from broker.delivery.dispatch.spans import Spans
-from broker.delivery.dispatch.stream import Assigned, Delivery, DeliveryBatch, Stream, attempts_of, message_of, now_ms
+from broker.delivery.dispatch.stream import Assigned, Delivery, Stream, attempts_of, message_of, now_ms
 from broker.delivery.tuning import Tuning
 from broker.outbound.addresses import parse_url
 from broker.outbound.connection import BODY_BYTES_MAX, ConnectFailed, Connection, NotTried

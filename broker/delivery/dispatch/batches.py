@@ -30,10 +30,11 @@ from broker.core.entities import Queue
 from broker.core.events import Batch
 from broker.delivery.dispatch.admission import BEGIN, Admission, Admissions
 from broker.delivery.dispatch.attempts import Attempts
+from broker.delivery.dispatch.delivery_batch import DeliveryBatch
 from broker.delivery.dispatch.delivery_queue import DeliveryQueue
 from broker.delivery.dispatch.limits import Limits
 from broker.delivery.dispatch.room import Room
-from broker.delivery.dispatch.stream import Delivery, DeliveryBatch, Stream, attempts_of, message_of
+from broker.delivery.dispatch.stream import Delivery, Stream, attempts_of, message_of
 from broker.outbound.answer import is_begun_object, read_body
 from broker.outbound.connection import BODY_BYTES_MAX, Connection
 

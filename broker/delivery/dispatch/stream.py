@@ -122,12 +122,6 @@ class Delivery:
         self.put_at_ms = 0  # the message's put time in ms, used while `message` is None; 0 if unknown
 
 
-class DeliveryBatch(tuple[Delivery, ...]):
-    """The deliveries (one or more) whose messages one request sends as a batch, in the order of the request's body."""
-
-    __slots__ = ()
-
-
 def attempts_of(deliveries: Iterable[Delivery]) -> list[Attempt]:
     """Return the newest attempt of each delivery, as (partition of the message, its offset, number of the attempt from
     1).
