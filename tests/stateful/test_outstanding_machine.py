@@ -402,6 +402,19 @@ def cancelled_meanwhile(machine: OutstandingMachine) -> None:
     machine.answer(0)
 
 
+def cancelled_while_it_notes(machine: OutstandingMachine) -> None:
+    machine.set_aside("m-0")
+    machine.answer(0)
+    machine.bury()
+    machine.hand_over()
+    machine.checkpoint()
+    machine.cancel("m-0")
+
+
+def test_a_delivery_that_is_cancelled_while_a_former_owner_buries_it_is_not_noted():
+    play(cancelled_while_it_notes)
+
+
 @pytest.mark.parametrize(
     ("planted", "steps"),
     [
@@ -416,18 +429,19 @@ def cancelled_meanwhile(machine: OutstandingMachine) -> None:
 def test_a_planted_bug_makes_a_note_false(planted: type, steps: Callable[[OutstandingMachine], None]):
     """With these steps. Without the bug, they make none false."""
 
-    def play() -> None:
-        machine = OutstandingMachine()
-        try:
-            steps(machine)
-            machine.checkpoint()
-            for _ in range(len(machine.topic.asked)):
-                machine.answer(0)
-            machine.every_note_is_true()
-        finally:
-            machine.pause(all_of_it=True)
-            machine.loop.close()
-
-    play()
+    play(steps)
     with patch.object(schedule, planted.__base__.__name__, planted), pytest.raises(AssertionError):
-        play()
+        play(steps)
+
+
+def play(steps: Callable[[OutstandingMachine], None]) -> None:
+    machine = OutstandingMachine()
+    try:
+        steps(machine)
+        machine.checkpoint()
+        for _ in range(len(machine.topic.asked)):
+            machine.answer(0)
+        machine.every_note_is_true()
+    finally:
+        machine.pause(all_of_it=True)
+        machine.loop.close()

@@ -208,8 +208,11 @@ class IndexSync:
         with contextlib.suppress(LogUnavailable):
             ends = await self._requests.offsets(self._written.name, dict.fromkeys(found, LATEST))
             for partition, end in ends.items():
-                # If an append has begun meanwhile, the fingerprint and the end offset are of different moments.
-                if await self._knows(partition, end) and self._written.changes[partition] == changes[partition]:
+                known = await self._knows(partition, end)
+                # If an append has begun or a delivery was cancelled meanwhile, the fingerprint and the end offset are of
+                # different moments.
+                unchanged = self._index.sums[partition].until(0) == found[partition]
+                if known and unchanged and self._written.changes[partition] == changes[partition]:
                     self._known[partition] = end, self._written.records[partition]
                     self._noted[partition] = changes[partition], found[partition]._replace(end=end).text()
 
