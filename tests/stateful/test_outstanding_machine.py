@@ -143,6 +143,7 @@ class OutstandingMachine(RuleBasedStateMachine):
         partitions = {number: Partition(number, 0) for number in (0, 1)}
         self.outstanding = schedule.Outstanding(self.topic, self.topic, "messages", partitions, {}, ours, tuning=TUNING)
         self.leaving: dict[str, Delivery] = {}
+        self.cancelled: set[str] = set()  # Their deliveries are over, so nobody sets them aside again.
         self.loops: dict[str, asyncio.Task[None]] = {}
         self.topic.slow = False
         for number in partitions:
@@ -176,7 +177,7 @@ class OutstandingMachine(RuleBasedStateMachine):
 
     @rule(message_id=st.sampled_from(sorted(PARTITIONS)), parked=st.booleans(), key=st.sampled_from([None, "k"]))
     def set_aside(self, message_id: str, *, parked: bool = False, key: str | None = None) -> None:
-        if message_id in self.leaving:
+        if message_id in self.leaving or message_id in self.cancelled:
             return
         offset = sorted(PARTITIONS).index(message_id)
         put = MessagePut(
@@ -194,6 +195,8 @@ class OutstandingMachine(RuleBasedStateMachine):
         async def leave(outstanding: Outstanding, leaving: dict[str, Delivery]) -> None:
             await outstanding.set_aside(delivery, event)
             del leaving[message_id]
+            if message_id in self.cancelled:  # as Assignment does
+                outstanding.cancel(PARTITIONS[message_id], "l-1", message_id)
 
         self.work(f"set aside {message_id}", leave(self.outstanding, self.leaving))
 
@@ -211,6 +214,7 @@ class OutstandingMachine(RuleBasedStateMachine):
 
     @rule(message_id=st.sampled_from(sorted(PARTITIONS)))
     def cancel(self, message_id: str) -> None:
+        self.cancelled.add(message_id)
         self.outstanding.cancel(PARTITIONS[message_id], "l-1", message_id)
 
     @rule()

@@ -209,8 +209,8 @@ class IndexSync:
             ends = await self._requests.offsets(self._written.name, dict.fromkeys(found, LATEST))
             for partition, end in ends.items():
                 known = await self._knows(partition, end)
-                # If an append has begun or a delivery was cancelled meanwhile, the fingerprint and the end offset are of
-                # different moments.
+                # If an append has begun meanwhile, or a delivery was cancelled, the fingerprint and the end offset are
+                # of different moments.
                 unchanged = self._index.sums[partition].until(0) == found[partition]
                 if known and unchanged and self._written.changes[partition] == changes[partition]:
                     self._known[partition] = end, self._written.records[partition]
