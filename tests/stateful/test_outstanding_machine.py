@@ -311,8 +311,13 @@ class OutstandingMachine(RuleBasedStateMachine):
                 assert found is None or found == self.topic.true(partition, found.end)
 
 
+# The same runs each time: make it search elsewhere, and longer, by other numbers here.
 OutstandingMachine.TestCase.settings = settings(
-    max_examples=1_000, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=1_000,
+    stateful_step_count=40,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 TestOutstanding = OutstandingMachine.TestCase
 
