@@ -1,4 +1,4 @@
-"""What a worker notes of a partition of `outstanding` is what Kafka has, in whatever order Kafka stores and answers.
+"""A worker notes of a partition of `outstanding` only what Kafka has, in whatever order Kafka stores and answers.
 
 For: the fingerprint (broker/delivery/outstanding/sync.py) while deliveries are set aside, parked, cancelled and buried,
 listeners are deleted, and partitions change hands: each append is stored and acknowledged when the machine chooses.
@@ -355,7 +355,7 @@ class NotesBeforeTheTombstones(Outstanding):
 
 
 class LosesWhatWasStored(WatchedAppender):
-    """Who was cancelled does not hear of it."""
+    """A caller that was cancelled does not hear of it."""
 
     async def append(self, outcomes, stored=None):
         await super().append(outcomes)
