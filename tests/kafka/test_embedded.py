@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -23,6 +25,9 @@ from broker.kafka.admin import connected, ensure_topics
 from broker.kafka.client import client_options
 from broker.kafka.embedded import archive, process
 from broker.kafka.embedded import kafka as embedded
+from broker.kafka.embedded.formatting import CHECKPOINT, format_directory
+from broker.kafka.embedded.jars import kafka_jars
+from broker.kafka.embedded.java import finished, java, spawn
 from broker.kafka.embedded.kafka import EmbeddedKafka
 from broker.kafka.embedded.process import answers
 from broker.kafka.topics import topics
@@ -215,6 +220,63 @@ async def test_a_start_that_was_interrupted_while_formatting_is_repeated(tmp_pat
     await kafka.start()
     await kafka.stop()
     assert not (tmp_path / "kafka.new").exists()
+
+
+async def test_a_log_directory_that_cannot_be_made_is_told_of(tmp_path):
+    (tmp_path / "kafka.new").write_text("a file where a directory must be made")
+    with pytest.raises(ConfigurationError, match=r"can't be created: .*kafka\.new"):
+        await EmbeddedKafka(tmp_path, heap_mib=256, progress=False).start()
+
+
+def undated(checkpoint: bytes) -> bytes:
+    """The checkpoint without what differs each time: the times, and the checksums of its three batches."""
+    rest = re.sub(rb"\0\0\x01[\x80-\xff].{4}", b"-time-..", checkpoint, flags=re.DOTALL)
+    kept, at = bytearray(rest), 0
+    for _ in range(3):
+        kept[at + 17 : at + 21] = b"-crc"
+        at += 12 + int.from_bytes(rest[at + 8 : at + 12])
+    assert at == len(kept)
+    return bytes(kept)
+
+
+async def test_a_new_log_directory_is_what_kafkas_own_tool_makes(tmp_path):
+    ours, tools = tmp_path / "ours", tmp_path / "tools"
+    assert format_directory(ours)
+    assert not format_directory(ours)
+    settings = {"port": 1, "controller_port": 2, "listener": "CLIENT", "named": "client", "mechanism": "SCRAM-SHA-256"}
+    rest = {"scram": "scram-sha-256", "user": "everput", "itself": "kafka", "plain": "", "join_delay_ms": 0}
+    (tmp_path / "made.properties").write_text(process.PROPERTIES.format(**settings, **rest, log_dir=tools))
+    command = java(tmp_path, jars=kafka_jars(), options=("-Xmx256m",))
+    tool = (
+        "kafka.tools.StorageTool",
+        "format",
+        "-t",
+        "EverputFormatted000000",
+        "-c",
+        str(tmp_path / "made.properties"),
+    )
+    assert await finished(await spawn((*command, *tool), directory=tmp_path), within_s=60) == 0
+
+    def files(directory: Path) -> list[Path]:
+        return sorted(path.relative_to(directory) for path in directory.rglob("*"))
+
+    def properties(directory: Path) -> dict[str, str]:
+        lines = (directory / "meta.properties").read_text().splitlines()
+        return dict(line.split("=") for line in lines if not line.startswith("#"))
+
+    assert files(ours) == files(tools)
+    written, expected = properties(ours), properties(tools)
+    assert written.keys() == expected.keys()
+    random = {"cluster.id", "directory.id"}
+    assert {name: written[name] for name in written.keys() - random} == {
+        name: expected[name] for name in expected.keys() - random
+    }
+    assert written["cluster.id"] != written["directory.id"]
+    assert all(len(base64.urlsafe_b64decode(written[name] + "==")) == 16 for name in random)
+    made = (tools / CHECKPOINT).read_bytes()
+    assert undated((ours / CHECKPOINT).read_bytes()) == undated(made), (
+        f"write what the tool of this Kafka writes to features.checkpoint: {made.hex()}"
+    )
 
 
 async def test_a_kafka_that_cannot_run_says_where_to_look_and_leaves_nothing(tmp_path):

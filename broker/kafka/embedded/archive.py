@@ -143,7 +143,6 @@ async def _make(jars: Sequence[Path], path: Path) -> None:
         recording = f"-XX:AOTConfiguration={directory / 'recorded'}"
         same: dict[str, Any] = {"jars": jars, "port": free_port(), "controller_port": free_port(), "idle": True}
         same["password"] = secrets.token_urlsafe(32)
-        await KafkaProcess(directory, options=_ALIKE, **same).format()
         options = (*_ALIKE, "-XX:AOTMode=record", recording)
         kafka = KafkaProcess(directory, options=options, **same)
         await kafka.start()

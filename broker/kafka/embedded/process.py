@@ -1,17 +1,15 @@
 """Apache Kafka as a child process: its files, its start and its end.
 
-For: server.properties, log4j2, `kafka.tools.StorageTool`, and detecting when the broker answers. Not for: who may
-connect (access.py), the Java command line (java.py), locking the directory, ports and restarts (kafka.py).
+For: server.properties, log4j2, and detecting when the broker answers. Not for: the first files of the log directory
+(formatting.py), who may connect (access.py), the Java command line (java.py), locking the directory, ports and restarts
+(kafka.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
-import os
 import secrets
-import shutil
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
@@ -34,6 +32,7 @@ from broker.kafka.embedded.access import (
     tell_password,
     write_client_properties,
 )
+from broker.kafka.embedded.formatting import format_directory
 from broker.kafka.embedded.java import finished, java, spawn
 from broker.kafka.ports import listens_as_us
 from broker.private_files import write_private
@@ -43,7 +42,6 @@ _log = logging.getLogger(__name__)
 
 # A start after a crash can take a minute: Kafka first reads all records since its last flush, maybe gigabytes.
 READY_WITHIN_S: Final = 120.0
-_FORMAT_WITHIN_S: Final = 60.0
 # If Kafka does not stop within 8 s, it is killed. Acknowledged records are safe; only the next start is slower.
 STOP_WITHIN_S: Final = 8.0
 _POLL_S: Final = 0.02
@@ -169,16 +167,17 @@ class KafkaProcess:
         Raises ConfigurationError if Kafka ends or does not answer in time. After this error, no process is left
         running.
         """
-        await self.format()
+        log_dir = self.directory / "kafka"
+        new = await asyncio.to_thread(format_directory, log_dir)
         (self.directory / "kafka-log4j2.properties").write_text(_LOGGING, encoding="utf-8")
-        properties = self._write_properties(self.directory / "kafka")
+        properties = self._write_properties(log_dir)
         write_client_properties(self.directory, self.access)
         self._process = await spawn(
             (*self._java, "kafka.Kafka", str(properties)), directory=self.directory, idle=self._idle
         )
         try:
             async with asyncio.timeout(READY_WITHIN_S):
-                await self._until_it_answers(self._process)
+                await self._until_it_answers(self._process, new=new)
         except BaseException as error:
             await self.kill()
             if isinstance(error, TimeoutError):
@@ -200,18 +199,23 @@ class KafkaProcess:
         if self.running.returncode is None:
             self.running.send_signal(number)
 
-    async def _until_it_answers(self, process: asyncio.subprocess.Process) -> None:
-        sent = False
-        while (answer := await _answer(self.port, self._password)) is not Answer.YES:
+    async def _until_it_answers(self, process: asyncio.subprocess.Process, *, new: bool) -> None:
+        """Wait until Kafka answers. If its log directory is `new`, or if Kafka refuses the password, store the password
+        first. Raises ConfigurationError if Kafka ends.
+        """
+        answer, sent = Answer.WRONG_PASSWORD if new else Answer.NONE, False
+        while answer is not Answer.YES:
             if process.returncode is not None:
                 self.was_killed = process.returncode == -signal.SIGKILL
                 raise self._failure(f"the embedded Kafka ended with code {process.returncode} while it was starting")
             if answer is Answer.WRONG_PASSWORD and not sent:
                 sent = await self._tell_password()
+            if sent or answer is Answer.NONE:
+                answer = await _answer(self.port, self._password)
             await asyncio.sleep(_POLL_S)
 
     async def _tell_password(self) -> bool:
-        """Store the password of the user `everput` in Kafka, because Kafka has just refused it. Return whether Kafka
+        """Store the password of the user `everput` in Kafka, because Kafka does not know it. Return whether Kafka
         has stored the password.
         """
         # If another user's program listens on Kafka's port, do not send the password. Kafka can't start, and will end.
@@ -224,34 +228,6 @@ class KafkaProcess:
             _log.info("kafka.password-not-told error=%s", error)
             return False
         return True
-
-    async def format(self) -> None:
-        """Create Kafka's log directory if there is none. The directory gets its final name when all its files are on
-        disk.
-        """
-        if (self.directory / "kafka").exists():
-            return
-        (self.directory / "kafka-log4j2.properties").write_text(_LOGGING, encoding="utf-8")
-        staging = self.directory / "kafka.new"
-        shutil.rmtree(staging, ignore_errors=True)
-        properties = self._write_properties(staging)
-        # The cluster id begins with a letter, because an id that begins with `-` would be taken for an option.
-        cluster_id = "E" + base64.urlsafe_b64encode(os.urandom(16)).decode()[1:22]
-        command = ("kafka.tools.StorageTool", "format", "--cluster-id", cluster_id, "--config", str(properties))
-        try:
-            process = await spawn((*self._java, *command), directory=self.directory, idle=self._idle)
-            code = await finished(process, within_s=_FORMAT_WITHIN_S)
-        except TimeoutError:
-            raise self._failure(
-                f"the embedded Kafka did not format its directory within {_FORMAT_WITHIN_S:.0f} s: the disk may be "
-                "slow or full"
-            ) from None
-        if code != 0:
-            raise self._failure(f"the embedded Kafka could not format its directory (exit code {code})")
-        for path in (*staging.rglob("*"), staging):
-            _sync(path)
-        staging.rename(self.directory / "kafka")
-        _sync(self.directory)
 
     def _write_properties(self, log_dir: Path) -> Path:
         path = self.directory / "kafka.properties"
@@ -300,14 +276,6 @@ def _escaped(path: Path) -> str:
             f"Kafka can't use the directory {path}, because this path has a comma: choose another with --data-dir"
         )
     return str(path).replace("\\", "\\\\")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class Answer(Enum):
