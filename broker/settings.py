@@ -8,8 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
+from typing import Final
 
 Network = IPv4Network | IPv6Network
+
+BATCH_PAUSE_MS: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +94,7 @@ class Settings:
     organization_bytes_max: int | None = None
     retain_messages_s: int | None = None  # None keeps all messages
     append_timeout_ms: int = 5_000  # wait for Kafka's acknowledgement
+    batch_pause_ms: int = BATCH_PAUSE_MS  # longest pause between two record batches of messages
     body_bytes_max: int = 8 << 20  # largest body of a request
     smtp: SmtpSettings | None = None  # None: no e-mail is sent
     oidc: OidcSettings | None = None  # None if people sign in with passwords only, without an OpenID Connect provider

@@ -22,7 +22,7 @@ from broker.disk import Marks
 from broker.errors import ConfigurationError
 from broker.kafka.client import client_options
 from broker.kafka.embedded.access import EmbeddedAccess, written_access
-from broker.settings import KafkaSettings, Network, Settings
+from broker.settings import BATCH_PAUSE_MS, KafkaSettings, Network, Settings
 from cli import logs
 from cli.files import secret_setting
 from cli.oidc import OIDC_SECRET, oidc_settings
@@ -132,6 +132,7 @@ class Options:
     connections_max: int
     body_bytes_max: int
     append_timeout_ms: int
+    batch_pause_ms: int
     disk_free_bytes_min: int
     disk_reserve_bytes: int
     changes_per_min: int | None
@@ -175,6 +176,7 @@ class Options:
             queues_max=self.queues_max,
             listeners_max=self.listeners_max,
             append_timeout_ms=self.append_timeout_ms,
+            batch_pause_ms=self.batch_pause_ms,
             changes_per_min=self._limit(self.changes_per_min, CHANGES_PER_MIN),
             organization_bytes_max=self._organization_bytes_max,
             retain_messages_s=None if self.retain_messages is None else age_s(self.retain_messages),
@@ -377,6 +379,12 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
         "type": _count,
         "default": 5_000,
         "help": "Milliseconds for which a request waits for Kafka.",
+    },
+    "batch_pause_ms": {
+        "type": click.IntRange(0, 100),
+        "default": BATCH_PAUSE_MS,
+        "help": "If four or more puts arrive at about the same time, collect further puts for up to this many "
+        "milliseconds.",
     },
     "disk_free_bytes_min": {
         "type": click.IntRange(min=0),

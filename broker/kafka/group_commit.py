@@ -26,11 +26,12 @@ from aiokafka import errors as kafka_errors
 from broker.core.histogram import Histogram
 from broker.errors import DiskNearlyFull, InDoubt, LogUnavailable
 from broker.kafka.appends import QUEUE_HEADER, Append, AppendQueue, Together, fail
-from broker.kafka.pauses import PAUSE_S, Pauses
+from broker.kafka.pauses import Pauses
 from broker.kafka.producer import Producer
 from broker.kafka.requests import KafkaRequests
 from broker.kafka.topics import Topic
 from broker.ports import Acknowledged, BuildRecord
+from broker.settings import BATCH_PAUSE_MS
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class GroupCommit:
         topic: Topic,
         timeout_s: float,
         *,
-        pause_s: float = PAUSE_S,
+        pause_s: float = BATCH_PAUSE_MS / 1000,
         late_s: float = _LATE_S,
         sweep_s: float = _SWEEP_S,
         waiting_max: int = _WAITING_MAX,

@@ -21,17 +21,23 @@ from broker.kafka.producer import Producer
 from broker.kafka.read_slots import ReadSlots
 from broker.kafka.requests import KafkaRequests
 from broker.kafka.topics import topics
-from broker.settings import KafkaSettings
+from broker.settings import BATCH_PAUSE_MS, KafkaSettings
 
 
 class KafkaLog:
     """The writers of all Kafka topics that one process writes to. All of them use one Kafka producer. Each topic has
     one writer, except `deliveries`: it has one for the results of workers, and one for the results of listener tests.
-    An append waits at most `append_timeout_ms` for Kafka's acknowledgement.
+    An append waits at most `append_timeout_ms` for Kafka's acknowledgement. `batch_pause_ms` is the longest pause
+    between two record batches of messages.
     """
 
     def __init__(
-        self, kafka: KafkaSettings, *, append_timeout_ms: int = 5_000, clock_skew_ms: int = CLOCK_SKEW_MS
+        self,
+        kafka: KafkaSettings,
+        *,
+        append_timeout_ms: int = 5_000,
+        batch_pause_ms: int = BATCH_PAUSE_MS,
+        clock_skew_ms: int = CLOCK_SKEW_MS,
     ) -> None:
         names = topics(kafka)
         timeout_s = append_timeout_ms / 1000
@@ -41,7 +47,9 @@ class KafkaLog:
         self.producer = Producer(kafka)
         self.control = ControlTopic(self.producer, self.requests, names.control.name, timeout_s)
         kept = KafkaOutstanding(kafka, self.requests, self.read_slots).message
-        self._writer = GroupCommit(self.producer, self.requests, names.messages, timeout_s)
+        self._writer = GroupCommit(
+            self.producer, self.requests, names.messages, timeout_s, pause_s=batch_pause_ms / 1000
+        )
         self.messages = MessagesTopic(self._writer, self.requests, names.messages, timeout_s, self.read_slots, kept)
         self.claims = ClaimsTopic(Appender(self.producer, names.claims.name, timeout_s), self.requests, names.claims)
         self.deliveries = Appender(self.producer, names.deliveries.name, timeout_s)

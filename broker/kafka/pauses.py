@@ -14,7 +14,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-PAUSE_S: Final = 0.008  # if all brokers are late with acknowledgements, batches follow without a pause
 # Pause only after a batch with at least four puts. A put of several messages counts as one put. At 300 puts a second, a
 # batch seldom has four, so a put seldom waits.
 _COMPANY: Final = 4

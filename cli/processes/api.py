@@ -64,7 +64,11 @@ async def _serve(process: Process, options: Options) -> None:
         stack.push_async_callback(startup_server.close)
         await process.kafka()
         startup_server.kafka_is_there()
-        log = KafkaLog(settings.kafka, append_timeout_ms=settings.append_timeout_ms)
+        log = KafkaLog(
+            settings.kafka,
+            append_timeout_ms=settings.append_timeout_ms,
+            batch_pause_ms=settings.batch_pause_ms,
+        )
         await log.start()
         stack.push_async_callback(log.stop)
         projections = Projections(settings.kafka, log.control)

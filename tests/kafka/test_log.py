@@ -76,6 +76,22 @@ async def test_a_batch_keeps_the_order_in_which_its_messages_came(kafka_log):
         assert all(offsets == sorted(offsets) for offsets in by_partition.values())
 
 
+async def test_the_pause_between_batches_is_as_long_as_the_log_was_told(kafka_settings, ready_topics):
+    log = KafkaLog(kafka_settings, batch_pause_ms=3_600_000)
+    await log.start()
+    try:
+        await asyncio.gather(*(log.messages.append(record(number)) for number in range(5)))
+        waiting = [asyncio.ensure_future(log.messages.append(record(5)))]
+        for number in range(20):
+            await log.control.append(queue_created(f"meanwhile-{number}"))
+        assert not waiting[0].done()
+        # As many as in the batch before: that ends the pause.
+        waiting += [asyncio.ensure_future(log.messages.append(record(number))) for number in range(6, 10)]
+        assert len({partition for partition, _ in await asyncio.gather(*waiting)}) == 1
+    finally:
+        await log.stop()
+
+
 async def test_a_record_carries_its_queue_in_its_first_header(kafka_log, ready_topics):
     partition, offset = await kafka_log.messages.append(record(7))
     (found,) = (await kafka_log.requests.read(ready_topics.messages.name, partition, offset)).records
