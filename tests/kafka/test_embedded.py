@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -170,12 +171,22 @@ async def test_it_dies_with_its_parent_even_by_kill_9(tmp_path):
     await until_gone(pid)
 
 
+@contextlib.contextmanager
+def running(*words: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A Python process with these words in its command line, which is empty before the process runs."""
+    program = "import time; print(flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", program, *words], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            yield process
+        finally:
+            process.kill()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 async def test_the_kafka_that_an_earlier_server_left_behind_is_ended_first(tmp_path):
-    marker = ["-c", "import time; time.sleep(600)", "kafka.Kafka", str(tmp_path)]
-    orphan = subprocess.Popen([sys.executable, *marker])
-    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    try:
+    with running("kafka.Kafka", str(tmp_path)) as orphan, running() as other:
         (tmp_path / "kafka.pid").write_text(f"{orphan.pid}\n")
         kafka = EmbeddedKafka(tmp_path, heap_mib=256, progress=False)
         await kafka.start()
@@ -187,30 +198,20 @@ async def test_the_kafka_that_an_earlier_server_left_behind_is_ended_first(tmp_p
         await kafka.start()
         await kafka.stop()
         assert other.poll() is None
-    finally:
-        for process in (orphan, other):
-            process.kill()
-            process.wait()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 async def test_the_kafka_of_another_user_is_left_alone_and_told_of(tmp_path, monkeypatch: pytest.MonkeyPatch):
-    marker = ["-c", "import time; time.sleep(600)", "kafka.Kafka", str(tmp_path)]
-
     def kill(*_: int) -> None:
         raise PermissionError  # what the kernel says to whoever is not root
 
-    others = subprocess.Popen([sys.executable, *marker])
-    try:
+    with running("kafka.Kafka", str(tmp_path)) as others:
         (tmp_path / "kafka.pid").write_text(f"{others.pid}\n")
         with monkeypatch.context() as patch:
             patch.setattr(os, "kill", kill)
             with pytest.raises(ConfigurationError, match=rf"process {others.pid}\) still uses this directory"):
                 await EmbeddedKafka(tmp_path, heap_mib=256, progress=False).start()
         assert others.poll() is None
-    finally:
-        others.kill()
-        others.wait()
 
 
 async def test_a_start_that_was_interrupted_while_formatting_is_repeated(tmp_path):

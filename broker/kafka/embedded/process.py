@@ -168,9 +168,10 @@ class KafkaProcess:
         running.
         """
         log_dir = self.directory / "kafka"
-        new = await asyncio.to_thread(format_directory, log_dir)
-        (self.directory / "kafka-log4j2.properties").write_text(_LOGGING, encoding="utf-8")
         properties = self._write_properties(log_dir)
+        (self.directory / "kafka-log4j2.properties").write_text(_LOGGING, encoding="utf-8")
+        # Not in a thread: after a cancelled start, the thread would write on, beside the next start.
+        new = format_directory(log_dir)
         write_client_properties(self.directory, self.access)
         self._process = await spawn(
             (*self._java, "kafka.Kafka", str(properties)), directory=self.directory, idle=self._idle
