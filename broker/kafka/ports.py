@@ -46,14 +46,16 @@ def is_free(port: int) -> bool:
 
 
 def listens_as_us(port: int) -> bool:
-    """Return whether all programs that listen on this port run as this user. Only Linux tells which users they are; on
-    other systems, return True.
+    """Return whether a program listens on this port, and all programs that do run as this user. Only Linux tells which
+    users they are; on other systems, return True.
     """
-    owners = set()
+    owners, told = set[int](), False
     for name in ("tcp", "tcp6"):
         with suppress(OSError):
-            for line in Path("/proc/net", name).read_text(encoding="ascii").splitlines()[1:]:
+            lines = Path("/proc/net", name).read_text(encoding="ascii").splitlines()[1:]
+            told = True
+            for line in lines:
                 _, local, _, state, _, _, _, uid, *_ = line.split()
                 if state == _LISTENING and int(local.rpartition(":")[2], 16) == port:
                     owners.add(int(uid))
-    return owners <= {os.geteuid()}
+    return owners == {os.geteuid()} or not told

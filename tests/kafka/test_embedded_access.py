@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import confluent_kafka.admin
 import pytest
@@ -25,12 +26,13 @@ from confluent_kafka.admin import AdminClient, ScramCredentialInfo, ScramMechani
 
 from broker.errors import ConfigurationError
 from broker.kafka.client import client_options
+from broker.kafka.embedded import process
 from broker.kafka.embedded.access import password_file, written_access
 from broker.kafka.embedded.jars import kafka_jars
 from broker.kafka.embedded.java import finished, java, spawn
 from broker.kafka.embedded.kafka import EmbeddedKafka
 from broker.kafka.embedded.process import answers
-from broker.kafka.ports import free_port, listens_as_us
+from broker.kafka.ports import free_port, is_free, listens_as_us
 from broker.settings import KafkaSettings
 from tests.kafka.stranger import NOBODY
 from tests.kafka_clients import librdkafka
@@ -288,6 +290,23 @@ with socket.create_server(("127.0.0.1", 0)) as listening:
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody knows who listens")
+async def test_a_first_start_sends_nothing_before_its_kafka_listens(tmp_path: Path, monkeypatch, caplog):
+    tell, listened = process.tell_password, []
+
+    async def told(options: dict[str, Any], password: str, *, timeout_s: float) -> None:
+        listened.append(not is_free(options["port"]))
+        await tell(options, password, timeout_s=timeout_s)
+
+    monkeypatch.setattr(process, "tell_password", told)
+    kafka = EmbeddedKafka(tmp_path, heap_mib=256, progress=False)
+    with caplog.at_level("INFO"):
+        await kafka.start()
+    await kafka.stop()
+    assert set(listened) == {True}
+    assert "password-not-told" not in caplog.text
+
+
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root on Linux can be two users")
 def test_another_users_program_on_the_port_is_told_from_ours():
     for more, ours in (([], True), ([str(NOBODY)], False)):
@@ -297,4 +316,4 @@ def test_another_users_program_on_the_port_is_told_from_ours():
             port = int(other.stdout.readline())
             assert listens_as_us(port) is ours
             other.communicate()
-        assert listens_as_us(port)
+        assert not listens_as_us(port), "nobody listens any more"

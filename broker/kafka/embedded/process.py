@@ -219,12 +219,15 @@ class KafkaProcess:
         """Store the password of the user `everput` in Kafka, because Kafka does not know it. Return whether Kafka
         has stored the password.
         """
-        # If another user's program listens on Kafka's port, do not send the password. Kafka can't start, and will end.
+        # Until our Kafka listens on its port, another user's program can take the port, and would get the temporary
+        # password. Then do not connect.
         if not listens_as_us(self.port):
             return False
         itself = _options(self.port, "PLAIN", _ITSELF, self._once)
         try:
             await tell_password(itself, self._password, timeout_s=_ANSWER_WITHIN_S)
+        except ConnectionRefusedError:  # No program listens yet. Only Linux says so before.
+            return False
         except (*NO_ANSWER, LogUnavailable) as error:
             _log.info("kafka.password-not-told error=%s", error)
             return False
