@@ -14,7 +14,7 @@ help:
 	@echo "make format  put the formatting right"
 	@echo "make soak    the fault runs of minutes"
 	@echo "make bench   how fast it is, beside its limits"
-	@echo "make wheels  build a pure wheel, and one with compiled modules; needs a C compiler"
+	@echo "make wheels  build a pure wheel, and one with compiled modules; needs a C compiler and Python's headers"
 	@echo "make events  write docs/events.md from the code"
 	@echo "make pictures  record the demo for README.md, and take the screenshots"
 	@echo "make screenshots  take the pictures of the console for README.md and docs; needs Chromium"

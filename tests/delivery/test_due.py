@@ -330,6 +330,59 @@ async def test_what_is_given_up_while_kafka_is_asked_is_not_set_aside(serve, ope
     assert not topic.kept()
 
 
+class HeldTopic(OutstandingTopic):
+    """append_one() has stored the record, and answers only when `go` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stored, self.go = asyncio.Event(), asyncio.Event()
+
+    async def append_one(self, partition: int, key: bytes, value: bytes) -> int:
+        offset = await super().append_one(partition, key, value)
+        self.stored.set()
+        await self.go.wait()
+        return offset
+
+
+async def test_what_is_dropped_while_it_is_written_waits_until_its_message_was_read_again(serve, open_office):
+    """Its listener was deleted, and is back before Kafka's answer: its window may still bring the message."""
+    topic, taker = HeldTopic(), Taker()
+    taker.refused.add("m-0")
+    office = await open_office(await serve(taker), office={"topic": topic}, retry_first_ms=1)
+    await own(office, topic)
+    office.put()
+    await topic.stored.wait()
+    office.dispatcher.drop(office.dispatcher.streams[0])
+    office.dispatcher.stream(0).window.scan_from = 0
+    topic.go.set()
+    await until(lambda: not office.leaving)
+    assert len(office.outstanding) == 1
+    taker.refused.clear()
+    for _ in range(20):
+        await office.outstanding.serve_due()
+        assert not office.dispatcher.streams[0].from_outstanding
+        await asyncio.sleep(0.005)
+    assert not taker.taken
+    office.dispatcher.streams[0].window.scan_from = None  # it was read again
+    await serve_all(office, lambda: taker.taken)
+    assert taker.taken == ["m-0"]
+
+
+async def test_what_was_written_for_a_partition_that_is_lost_leaves_no_index(serve, open_office):
+    topic, taker = HeldTopic(), Taker()
+    taker.refused.add("m-0")
+    office = await open_office(await serve(taker), office={"topic": topic})
+    await own(office, topic)
+    office.put()
+    await topic.stored.wait()
+    office.assignment.drop()
+    topic.go.set()
+    await until(lambda: not office.leaving)
+    assert sorted(topic.kept()) == [b"l-1:m-0"]
+    assert len(office.outstanding) == 0
+    assert office.outstanding._index._opened is None
+
+
 async def test_what_is_due_is_tried_only_by_a_member(serve, open_office, topic):
     """Who heard nothing of Kafka for long reads records of what others have delivered."""
     taker = Taker()

@@ -1,8 +1,8 @@
 """The program with compiled modules (make wheels) loses nothing when its processes are killed, like the one without.
 
-For: a compiled module checks types at run time, so it can fail where its source works. It needs a C compiler, and a
-minute to compile. Not for: everything else that processes do. All of tests/scenarios runs with the compiled program if
-PYTHONPATH names a folder into which its wheel was unpacked.
+For: a compiled module checks types at run time, so it can fail where its source works. It needs a C compiler, Python's
+headers, and a minute to compile. Not for: everything else that processes do. All of tests/scenarios runs with the
+compiled program if PYTHONPATH names a folder into which its wheel was unpacked.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import random
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -24,7 +25,10 @@ from tests.scenarios.soak import VICTIMS, Server
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1800),
-    pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler"),
+    pytest.mark.skipif(
+        shutil.which("cc") is None or not Path(sysconfig.get_path("include"), "Python.h").exists(),
+        reason="no C compiler, or no headers of Python",
+    ),
 ]
 
 ROOT = Path(__file__).parents[2]

@@ -293,12 +293,12 @@ class Due:
 def may_leave(partition: Partition, dispatcher: Dispatcher, entry: OutstandingEntry) -> bool:
     """Return whether an attempt of a stored delivery is allowed now.
 
-    If the delivery was stored before this worker took the partition over, it must wait until the worker has read past
-    its message for this listener. Otherwise, the message could be sent twice. A delivery with an ordering key must wait
-    until all earlier messages of the partition were read for the listener.
+    If the delivery is `found` (see OutstandingEntry), it must wait until the worker has read past its message for this
+    listener. Otherwise, the message could be sent twice. A delivery with an ordering key must wait until all earlier
+    messages of the partition were read for the listener.
     """
     # After a crash, the worker may read a message again although `outstanding` has the message's delivery.
-    # If the delivery was stored before the take-over, wait until the worker has read past the message.
+    # The same is possible if a deleted listener comes back. Then wait until the worker has read past the message.
     tail, stream = partition.tail, dispatcher.streams.get(entry.partition)
     if entry.found and not (
         entry.message_offset < tail if stream is None else stream.window.settled(entry.message_offset, tail)

@@ -39,7 +39,8 @@ class OutstandingEntry:
     first_at_ms: int
     due_ms: int | None  # None if the delivery is parked
     queued_ms: int | None  # when the row is examined next
-    # `found` is 1 if this worker read or rebuilt the delivery when it took the partition over, else 0.
+    # `found` is 1 if this worker read or rebuilt the delivery when it took the partition over, or if the delivery was
+    # dropped while its record was being written. Otherwise, it is 0.
     # If `found` is 1, attempts wait until the worker has read beyond this message for the listener: see may_leave().
     found: int
     record: bytes | None  # the value of the Kafka record, kept only if the record's offset is unknown
