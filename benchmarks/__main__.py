@@ -70,7 +70,7 @@ def main() -> None:
     one.add_argument("--log", type=int, default=5_000_000, help="messages; 0 skips it")
     one = which.add_parser(
         "scaling",
-        help="what a put, a delivery, a record batch and a commit cost, and what that predicts of other loads",
+        help="what a put, a delivery, a record batch and a second cost, and what that predicts of other loads",
     )
     one.add_argument("--messages", type=int, default=10_000)
     one.add_argument("--rounds", type=int, default=3)

@@ -1,5 +1,5 @@
-"""Benchmark of a cost model: what a put, a delivery, a record batch and a commit cost in processor time, by kind of
-process.
+"""Benchmark of a cost model: what a put, a delivery, a record batch and a second under load cost in processor time, by
+kind of process.
 
 The model is fitted to some loads. Then it predicts the processor time of other loads, which are measured as well.
 Not for: comparing two checkouts (cost.py).
@@ -35,6 +35,7 @@ PREDICTED: Final = {
     "three at 700/s": (3, 700.0),
 }
 SWEEPS: Final = 10_000
+BATCHES: Final = "everput_put_batches_total"
 
 
 class Load(NamedTuple):
@@ -42,25 +43,27 @@ class Load(NamedTuple):
 
     deliveries: int  # per message
     batches: float  # record batches per message
-    commits: float  # committed offsets per message
-    seconds: float  # per message
+    apart: float  # 1 if each put comes apart from the others, and wakes resting processes; 0 at full speed
+    load_s: float  # seconds under load, per message
+    seconds: float  # the same with a rest before and after
     used: dict[str, float]
 
     @property
     def work(self) -> tuple[float, ...]:
         """The amounts of work for a message, in the order of the costs in a model."""
-        return 1.0, float(self.deliveries), self.batches, self.commits
+        return 1.0, float(self.deliveries), self.batches, self.apart, self.load_s
 
 
 class Model(NamedTuple):
-    """The processor time of one kind of process: microseconds for each put, delivery, record batch and committed
-    offset, and the processors in use without any load.
+    """The processor time of one kind of process: microseconds for each put, delivery, record batch, put that comes
+    apart from others, and second under load, and the processors in use without any load.
     """
 
     put: float
     delivery: float
     batch: float
-    commit: float
+    apart: float
+    second: float
     idle: float
 
     def predict(self, load: Load) -> float:
@@ -113,8 +116,7 @@ def fitted(kind: str, loads: list[Load], idle: float) -> Model:
         for at in range(len(costs)):
             left = [want - _sum(costs, row) + costs[at] * row[at] for want, row in zip(wanted, rows, strict=True)]
             costs[at] = max(0.0, _sum(left, [row[at] for row in rows]) / sum(row[at] ** 2 for row in rows))
-    put, delivery, batch, commit = costs
-    return Model(put, delivery, batch, commit, idle)
+    return Model(*costs, idle)
 
 
 def _sum(costs: Iterable[float], amounts: Iterable[float]) -> float:
@@ -133,19 +135,16 @@ def _compared(models: dict[str, Model], load: Load) -> dict[str, Any]:
 def _load(everput: Everput, listeners: int, rate: float, messages: int) -> Load:
     count = round(rate * OPEN_LOOP_S) if rate else messages // listeners
     time.sleep(SETTLE_S)
-    before, counted, began = by_kind(everput.pid), _counted(everput), time.perf_counter()
+    before, batches, began = by_kind(everput.pid), everput.metric(BATCHES), time.perf_counter()
     found = everput.put_and_deliver(listeners, count, rate)
     assert not found["missing"], found
+    load_s = time.perf_counter() - began
     time.sleep(SETTLE_S)  # until the cursors are committed
     seconds = time.perf_counter() - began
     after = by_kind(everput.pid)
-    batches, commits = (new - old for new, old in zip(_counted(everput), counted, strict=True))
+    batches = everput.metric(BATCHES) - batches
     used = {kind: (after[kind] - before[kind]) * 1e6 / count for kind in KINDS}
-    return Load(listeners, batches / count, commits / count, seconds / count, used)
-
-
-def _counted(everput: Everput) -> tuple[float, float]:
-    return everput.metric("everput_put_batches_total"), everput.metric("everput_cursors_committed_total")
+    return Load(listeners, batches / count, float(bool(rate)), load_s / count, seconds / count, used)
 
 
 def _scaled(load: Load, factor: float) -> Load:
@@ -157,7 +156,8 @@ def _median(loads: list[Load]) -> Load:
     return Load(
         loads[0].deliveries,
         median(load.batches for load in loads),
-        median(load.commits for load in loads),
+        loads[0].apart,
+        median(load.load_s for load in loads),
         median(load.seconds for load in loads),
         {kind: median(load.used[kind] for load in loads) for kind in KINDS},
     )
