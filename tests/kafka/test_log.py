@@ -25,6 +25,7 @@ from broker.kafka.embedded.kafka import EmbeddedKafka
 from broker.kafka.log import KafkaLog
 from broker.kafka.requests import LATEST, KafkaRequests
 from broker.kafka.topics import topics as topic_table
+from tests.processes import stop_still
 
 PARTITIONS = 4
 TRIES = 20
@@ -316,7 +317,7 @@ async def test_an_outage_is_told_in_time_and_what_was_acknowledged_is_there_afte
     for number in range(50):
         acknowledged[await log.messages.append(record(number))] = b"m-%d" % number
     if outage == "stands still":
-        os.kill(kafka.pid, signal.SIGSTOP)
+        stop_still(kafka.pid)
     else:
         kafka.kill()
         await kafka.wait()

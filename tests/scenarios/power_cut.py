@@ -28,6 +28,7 @@ from broker.kafka.topics import Topics, by_name, topics
 from broker.settings import KafkaSettings
 from tests.kafka_clients import sasl_variables
 from tests.listeners import until
+from tests.processes import stop_still
 from tests.scenarios.soak import REJOIN_S, Server, load
 
 WRITES = 100  # to each topic
@@ -144,7 +145,7 @@ def standing_still(server: Server, *processes: str) -> Iterator[None]:
     pids = [pid for pid in map(server.now.running, processes) if pid is not None]
     assert len(pids) == len(processes)
     for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+        stop_still(pid)
     try:
         yield
     finally:
