@@ -183,9 +183,12 @@ def _run(ours: socket.socket, links: Sequence[socket.socket]) -> None:
     for other in links:
         if other is not ours:
             other.close()
-    ours.sendall(b"%d" % os.getpid())
-    size, descriptors, *_ = socket.recv_fds(ours, _SIZE_BYTES, _DESCRIPTORS_MAX)
-    text = ours.recv(int.from_bytes(size), socket.MSG_WAITALL)
+    try:
+        ours.sendall(b"%d" % os.getpid())
+        size, descriptors, *_ = socket.recv_fds(ours, _SIZE_BYTES, _DESCRIPTORS_MAX)
+        text = ours.recv(int.from_bytes(size), socket.MSG_WAITALL)
+    except OSError:  # The supervisor has ended, and with it the other end of the socket.
+        return
     if not text:
         return
     given = json.loads(text)

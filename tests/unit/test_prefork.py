@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -85,3 +86,24 @@ async def main():
 {when}
 os.kill(os.getpid(), signal.SIGKILL)
 """)
+
+
+def test_a_supervisor_that_ends_before_they_are_forked_is_no_error(tmp_path: Path):
+    """Its end of each link is closed, as at its end; its processes end without a word."""
+    _, stderr = run(f"""
+import contextlib, time
+closed = Path({str(tmp_path / "closed")!r})
+
+def wait():
+    while not closed.exists():
+        time.sleep(0.01)
+
+forked = prefork(2, wait)
+for link in forked._links:
+    link.close()
+closed.touch()
+with contextlib.suppress(ChildProcessError):
+    while True:
+        os.wait()
+""")
+    assert stderr == ""
