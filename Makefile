@@ -104,7 +104,7 @@ $(READY): requirements-dev.lock $(RUNS)
 	@touch $@
 
 .venv/bin/pip:
-	@for python in $(PYTHON) python3.13 python3.12 python3 python3.11; do \
+	@for python in $(PYTHON) python3.14 python3.13 python3.12 python3 python3.11; do \
 		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 			echo "Making .venv with $$("$$python" --version)"; \
 			exec "$$python" -m venv .venv; \

@@ -19,6 +19,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
@@ -43,8 +44,7 @@ class ForkedProcess:
         self.pid = pid
         self._loop = asyncio.get_running_loop()
         self._code: asyncio.Future[int] = self._loop.create_future()
-        descriptor = os.pidfd_open(pid)
-        self._loop.add_reader(descriptor, self._reap, descriptor)
+        threading.Thread(target=self._await_end, name=f"await-end-{pid}", daemon=True).start()
 
     @property
     def returncode(self) -> int | None:
@@ -60,9 +60,13 @@ class ForkedProcess:
         # _reap() also sets `returncode`. Callers send no signal once `returncode` is set.
         os.kill(self.pid, number)
 
-    def _reap(self, descriptor: int) -> None:
-        self._loop.remove_reader(descriptor)
-        os.close(descriptor)
+    def _await_end(self) -> None:
+        # A thread needs no pidfd. The Pythons that uv installs have no os.pidfd_open().
+        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        with suppress(RuntimeError):  # the event loop is closed, so nobody waits for the process any more
+            self._loop.call_soon_threadsafe(self._reap)
+
+    def _reap(self) -> None:
         self._code.set_result(os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1]))
 
 
@@ -121,7 +125,7 @@ def prefork(count: int, import_code: Callable[[], None] = import_code) -> Prefor
 
     Call this function while the process has one thread and no event loop.
     """
-    if not _supported():
+    if sys.platform != "linux" or prctl(CHILD_SUBREAPER, 1) != 0:  # another system, an old kernel, or a sandbox
         return None
     parent = os.getpid()
     pairs = [socket.socketpair() for _ in range(count)]
@@ -134,16 +138,6 @@ def prefork(count: int, import_code: Callable[[], None] = import_code) -> Prefor
     for _, theirs in pairs:
         theirs.close()
     return Prefork(pid, [ours for ours, _ in pairs])
-
-
-def _supported() -> bool:
-    if sys.platform != "linux":
-        return False
-    try:
-        os.close(os.pidfd_open(os.getpid()))
-    except OSError:  # an old kernel, or a sandbox
-        return False
-    return prctl(CHILD_SUBREAPER, 1) == 0
 
 
 def _import_and_fork(links: Sequence[socket.socket], import_code: Callable[[], None], parent: int) -> None:
