@@ -49,7 +49,8 @@ class _Answer:
 
     @classmethod
     def decode(cls, data: BytesIO) -> list[Fetched]:
-        return parse_answer(data.getbuffer(), data.tell())
+        # getbuffer() would copy all bytes, and `data` could not be closed as long as the buffer exists.
+        return parse_answer(memoryview(data.getvalue()), data.tell())
 
 
 def parse_answer(data: memoryview | bytes, at: int = 0) -> list[Fetched]:

@@ -63,7 +63,7 @@ class _Answer:
 
     @classmethod
     def decode(cls, data: BytesIO) -> list[Produced]:
-        return parse_answer(data.getbuffer(), data.tell())
+        return parse_answer(data.getvalue(), data.tell())
 
 
 def parse_answer(data: memoryview | bytes, at: int = 0) -> list[Produced]:

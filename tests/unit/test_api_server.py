@@ -259,7 +259,8 @@ async def test_a_client_that_sends_on_gets_its_answer_before_the_connection_clos
             try:
                 return urllib.request.urlopen(large, timeout=30).status
             except urllib.error.HTTPError as error:
-                return error.code
+                with error:
+                    return error.code
 
         assert [await asyncio.to_thread(answered) for _ in range(3)] == [404 if path == "/nowhere" else 413] * 3
 
