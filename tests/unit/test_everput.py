@@ -399,7 +399,7 @@ def test_a_batch_that_is_not_signed_is_not_read():
         b"[1]",
         b"[{}]",
         b"[" * 100_000,
-        b'[{"id":"m","content_type":"a","attempt":1,"body":%b}]' % (b"[" * 100_000 + b"]" * 100_000),
+        b'[{"id":"m","content_type":"a","attempt":1,"body":%b}]' % (b"[" * 1_000_000 + b"]" * 1_000_000),
         b'[{"id":"m","content_type":"a","attempt":1}]',
         b'[{"id":"m","content_type":"a","attempt":1,"body":1,"body_base64":""}]',
         b'[{"id":"m","content_type":"a","attempt":1,"body_base64":"?"}]',
