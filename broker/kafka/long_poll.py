@@ -76,13 +76,11 @@ class LongPoll:
         Raises LogDamaged if the next record of a partition is unreadable on every replica. To continue, call begin()
         with an offset after the damage.
         """
-        if self._begun.is_set():
-            self._begun.clear()
-            self._send()
         if not self._rest:
+            if self._begun.is_set():
+                self._begun.clear()
+                self._send()
             await self._receive()
-            # Send the next fetch requests now, so that Kafka works on them while the caller processes records.
-            self._send()
         found = {}
         for partition, records in list(self._rest.items()):
             found[partition], rest = records[:_RECORDS_MAX], records[_RECORDS_MAX:]
@@ -90,11 +88,16 @@ class LongPoll:
                 self._rest[partition] = rest
             else:
                 del self._rest[partition]
+        if not self._rest:
+            # Send the next fetch requests now, so that Kafka works on them while the caller processes records.
+            # Send none before all fetched records were returned: the request would lack their partitions, whose next
+            # records would then wait until it is answered.
+            self._send()
         return found
 
     def _send(self) -> None:
         """Send a fetch request to each broker that leads some of the wanted partitions. Send none to a broker that has
-        not answered the request before. Leave out a partition while read() has not returned all of its fetched records.
+        not answered the request before. Call this only after read() has returned all fetched records.
         """
         wanted: dict[int, dict[int, int]] = {}
         leaders = self._requests.leaders(self._topic)
@@ -102,7 +105,7 @@ class LongPoll:
             leader = leaders.get(partition)
             if leader is None:
                 self._requests.look_again()
-            elif leader not in self._polls and partition not in self._rest:
+            elif leader not in self._polls:
                 wanted.setdefault(leader, {})[partition] = offset
         for leader, offsets in wanted.items():
             rows = [(partition, offset, _PARTITION_BYTES) for partition, offset in offsets.items()]

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 
+import pytest
 from aiokafka.conn import CloseReason
 
+from broker.kafka import long_poll
 from broker.kafka.log import KafkaLog
 from broker.kafka.long_poll import LongPoll
 from broker.kafka.requests import EARLIEST
@@ -74,6 +76,37 @@ async def test_a_record_wakes_a_poll_that_waits(kafka_settings: KafkaSettings, r
         await one.put(0, [b"0"])
         await waiting
         assert one.got == [(0, 0, b"0")]
+
+
+async def test_the_next_record_of_a_partition_does_not_wait_for_other_partitions(
+    kafka_settings: KafkaSettings, ready_topics: Topics, monkeypatch: pytest.MonkeyPatch
+):
+    # Ordering keys put one record after another in the same partition. No record may wait until a poll ends.
+    monkeypatch.setattr(long_poll, "WAIT_MS", 120_000)
+    async with reading(kafka_settings, ready_topics) as one:
+        one.long_poll.begin({0: 0, 1: 0})
+        async with asyncio.timeout(30):
+            for number in range(5):
+                await one.put(0, [b"%d" % number])
+                await one.until_got(number + 1)
+        assert one.got == [(0, number, b"%d" % number) for number in range(5)]
+
+
+async def test_the_next_record_of_the_only_partition_is_read_at_once(
+    kafka_settings: KafkaSettings, ready_topics: Topics, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(long_poll, "WAIT_MS", 120_000)
+    async with reading(kafka_settings, ready_topics) as one:
+        # The first records come in parts, and no poll may begin before all parts were returned.
+        await asyncio.gather(
+            *one.log.producer.send_all(one.topic, 0, [(b"key", b"%d" % number) for number in range(2_500)])
+        )
+        one.long_poll.begin({0: 0})
+        async with asyncio.timeout(30):
+            await one.until_got(2_500)
+            await one.put(0, [b"2500"])
+            await one.until_got(2_501)
+        assert [offset for _, offset, _ in one.got] == list(range(2_501))
 
 
 async def test_records_fetched_before_the_place_was_changed_are_not_returned(
@@ -177,8 +210,10 @@ async def test_a_poll_that_is_not_answered_ends_its_connection(kafka_settings: K
         one.long_poll.begin({0: 0})
         await one.until_got(1)
         connection = BrokerConnection(one.log.requests.client, one.log.requests.leader(one.topic, 0), one.long_poll)
-        connection.time_out(0.2)
-        connection.replace_frames(lambda _frame: None)
+        connection.time_out(0.2)  # for the next poll: one is in flight already
         await one.put(0, [b"1"])
         await one.until_got(2)
+        connection.replace_frames(lambda _frame: None)
+        await one.put(0, [b"2"])
+        await one.until_got(3)
         assert not connection.inner.connected()
