@@ -60,15 +60,19 @@ def cost(*, beside: str, messages: int, rounds: int, rates: list[int], idle_s: i
         for number in range(rounds):
             print(f"round {number + 1} of {rounds}", file=sys.stderr)
             empties.append(empty_put_us(empty, messages))
-            shapes: dict[str, tuple[int, int, float]] = {
-                "one": (1, messages, 0),
-                "ten": (10, messages // 4, 0),
-                **{f"at {rate}/s": (1, round(rate * OPEN_LOOP_S), rate) for rate in rates},
+            # The listeners, messages, messages per second and ordering keys of each load.
+            shapes: dict[str, tuple[int, int, float, int]] = {
+                "one": (1, messages, 0, 0),
+                "ten": (10, messages // 4, 0, 0),
+                **{f"at {rate}/s": (1, round(rate * OPEN_LOOP_S), rate, 0) for rate in rates},
+                "1,000 ordering keys": (1, messages // 4, 0, 1_000),
+                "1,000 ordering keys at 1,000/s": (1, round(1_000 * OPEN_LOOP_S), 1_000, 1_000),
+                "one ordering key at 100/s": (1, round(100 * OPEN_LOOP_S), 100, 1),
             }
-            for shape, (listeners, count, rate) in shapes.items():
+            for shape, (listeners, count, rate, ordering_keys) in shapes.items():
                 names = list(installations) if number % 2 else list(reversed(installations))
                 for name in names:
-                    row = _measured(installations[name], listeners, count, rate)
+                    row = _measured(installations[name], listeners, count, rate, ordering_keys=ordering_keys)
                     rows[name].setdefault(shape, []).append(row)
             if batch:
                 for name, listeners in ((_BATCHES, 1), (_BATCHES_TEN, 10)):
@@ -96,7 +100,7 @@ def empty_put_us(server: tuple[int, int], messages: int) -> float:
     return round((processor_s([pid]) - before) * 1e6 / messages, 1)
 
 
-def _measured(everput: Everput, listeners: int, messages: int, rate: float, **settings: object) -> dict[str, Any]:
+def _measured(everput: Everput, listeners: int, messages: int, rate: float, **settings: Any) -> dict[str, Any]:
     """Put one load, and return its cost in microseconds of processor time per message, by kind of process."""
     time.sleep(SETTLE_S)
     before = by_kind(everput.pid)

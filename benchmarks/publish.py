@@ -1,7 +1,7 @@
 """The publishers: many connections that each PUT one message after the other, as fast as they are answered.
 
-`python -m benchmarks.publish KEY MESSAGES CONNECTIONS SIZE [RATE]` prints one JSON line with rate, latency and errors.
-It reads the URLs from standard input, separated by commas, and puts to them in turn.
+`python -m benchmarks.publish KEY MESSAGES CONNECTIONS SIZE [RATE [ORDERING_KEYS]]` prints one JSON line with rate,
+latency and errors. It reads the URLs from standard input, separated by commas, and puts to them in turn.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class Publisher(asyncio.Protocol):
             self._put(number)
 
     def _put(self, number: int) -> None:
-        body = b'{"data":"%b"}' % payload(number, time.time_ns(), self.run.size).encode()
+        data = payload(number, time.time_ns(), self.run.size).encode()
+        keys = self.run.ordering_keys
+        body = b'{"key":"k%d","data":"%b"}' % (number % keys, data) if keys else b'{"data":"%b"}' % data
         self.at = time.perf_counter()
         head = self.run.heads[number % len(self.run.heads)]
         self.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
@@ -59,10 +61,10 @@ class Publisher(asyncio.Protocol):
 
 class Run:
     """All publishers of one run. `rate` is the number of PUTs per second over all of them; 0 is as fast as they are
-    answered.
+    answered. The messages have `ordering_keys` different ordering keys, or none.
     """
 
-    def __init__(self, urls: list[str], key: str, messages: int, size: int, rate: float) -> None:
+    def __init__(self, urls: list[str], key: str, messages: int, size: int, rate: float, ordering_keys: int) -> None:
         parts = urlsplit(urls[0])
         self.host, self.port = parts.hostname or "", parts.port or 80
         self.heads = [
@@ -73,7 +75,7 @@ class Run:
             for url in urls
         ]
         self.numbers = iter(range(messages))
-        self.size, self.rate = size, rate
+        self.size, self.rate, self.ordering_keys = size, rate, ordering_keys
         self.latency_ms: list[float] = []
         self.accepted = self.errors = 0
         self.done = asyncio.Event()
@@ -105,8 +107,8 @@ class Run:
         }
 
 
-async def main(key: str, messages: str, connections: str, size: str, rate: str = "0") -> None:
-    run = Run(sys.stdin.read().strip().split(","), key, int(messages), int(size), float(rate))
+async def main(key: str, messages: str, connections: str, size: str, rate: str = "0", ordering_keys: str = "0") -> None:
+    run = Run(sys.stdin.read().strip().split(","), key, int(messages), int(size), float(rate), int(ordering_keys))
     print(orjson.dumps(await run.go(int(connections))).decode())
 
 

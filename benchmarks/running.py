@@ -101,13 +101,22 @@ class Site:
         # Keep one connection to the sink, because the sink may refuse new ones when it has thousands.
         self.at_sink = httpx.Client(base_url=sink, timeout=60, limits=httpx.Limits(keepalive_expiry=None))
 
-    def publish(self, queue_ids: Sequence[str], messages: int, rate: float = 0) -> dict[str, Any]:
+    def publish(
+        self, queue_ids: Sequence[str], messages: int, rate: float = 0, ordering_keys: int = 0
+    ) -> dict[str, Any]:
         """Put messages on these queues in turn, at a rate per second, or as fast as they are answered if
-        `rate` is 0.
+        `rate` is 0. The messages have `ordering_keys` different ordering keys, or none.
         """
         urls = ",".join(f"{self.url}/v1/queues/{queue_id}/messages" for queue_id in queue_ids)
         found: dict[str, Any] = run(
-            "benchmarks.publish", self.key, str(messages), str(PUBLISHERS), str(SIZE), str(rate), given=urls
+            "benchmarks.publish",
+            self.key,
+            str(messages),
+            str(PUBLISHERS),
+            str(SIZE),
+            str(rate),
+            str(ordering_keys),
+            given=urls,
         )
         return found
 
@@ -122,11 +131,13 @@ class Site:
             time.sleep(0.05)
         return self.stats()
 
-    def deliver(self, queue_ids: Sequence[str], listeners: int, messages: int, rate: float = 0) -> dict[str, Any]:
+    def deliver(
+        self, queue_ids: Sequence[str], listeners: int, messages: int, rate: float = 0, ordering_keys: int = 0
+    ) -> dict[str, Any]:
         """Put messages on these queues, each with this many healthy listeners, and measure until the last delivery."""
         self.at_sink.get("/reset")
         start = time.perf_counter()
-        put = self.publish(queue_ids, messages, rate)
+        put = self.publish(queue_ids, messages, rate, ordering_keys)
         wanted = put["accepted"] * listeners
         stats = self.until_delivered(wanted)
         took = time.perf_counter() - start
@@ -209,10 +220,12 @@ class Everput(Site):
         asyncio.run(self.fill(queue_id, messages))
         return self.drained(messages, lambda: self.steer(queue_id, listener_ids, "resume"))
 
-    def put_and_deliver(self, listeners: int, messages: int, rate: float = 0, **settings: object) -> dict[str, Any]:
+    def put_and_deliver(
+        self, listeners: int, messages: int, rate: float = 0, *, ordering_keys: int = 0, **settings: object
+    ) -> dict[str, Any]:
         """Put messages on a new queue with this many healthy listeners, and measure their delivery."""
         queue_id = self.queue([f"ok{number}" for number in range(listeners)], **settings)
-        return self.deliver([queue_id], listeners, messages, rate)
+        return self.deliver([queue_id], listeners, messages, rate, ordering_keys)
 
 
 @contextlib.contextmanager

@@ -1,14 +1,16 @@
 """Group commit: messages that arrive while earlier batches are in flight wait, and share the next record batch of one
 partition.
 
-One fsync then covers all messages of the batch. At most one batch is in flight to each broker, or two in all while
-every broker is late.
+One fsync then covers all messages of the batch. At most one request is in flight to each broker, or two batches in all
+while every broker is late. A request can have batches for several partitions if messages must go there, for example
+because of their ordering keys.
 
 After a batch with several puts there is a short pause (pauses.py). A broker that is late with an acknowledgement gets
 no other batch until it has acknowledged. It delays only messages that must go to it (docs/decisions/0173).
 
 For: which messages make the next batch, its partition, and its result. Not for: the queues of waiting messages
-(appends.py), sending (producer.py), reading (messages.py), the content of a record (broker/commands/puts.py).
+(appends.py), which brokers are late (in_flight.py), sending (producer.py), reading (messages.py), the content of a
+record (broker/commands/puts.py).
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ from aiokafka import errors as kafka_errors
 from broker.core.histogram import Histogram
 from broker.errors import DiskNearlyFull, InDoubt, LogUnavailable
 from broker.kafka.appends import QUEUE_HEADER, Append, AppendQueue, Together, fail
+from broker.kafka.in_flight import Batch, InFlight
 from broker.kafka.pauses import Pauses
-from broker.kafka.producer import Producer
+from broker.kafka.producer import BATCH_BYTES_MAX, Producer
 from broker.kafka.requests import KafkaRequests
 from broker.kafka.topics import Topic
 from broker.ports import Acknowledged, BuildRecord
@@ -46,20 +49,6 @@ _SWEEP_S: Final = 0.1
 _LATE_S: Final = 0.5
 _LOOK_AGAIN_S: Final = 1.0
 _NO_ROOM: Final = "Kafka does not acknowledge writes at the moment. Nothing was stored; try again."
-
-
-class _Batch:
-    """A record batch that was sent, and that Kafka has not acknowledged yet. `leader` is the id of the broker that led
-    the batch's partition when the batch was sent; None if unknown.
-    """
-
-    __slots__ = ("items", "late", "leader", "sent_s")
-
-    def __init__(self, items: list[Append], leader: int | None, sent_s: float) -> None:
-        self.items = items
-        self.leader = leader
-        self.sent_s = sent_s
-        self.late = False
 
 
 class GroupCommit:
@@ -82,7 +71,7 @@ class GroupCommit:
         sweep_s: float = _SWEEP_S,
         waiting_max: int = _WAITING_MAX,
     ) -> None:
-        self._late_s, self._sweep_s = late_s, sweep_s
+        self._sweep_s = sweep_s
         self._producer = producer
         self._requests = requests
         self.name = self._topic = topic.name
@@ -94,10 +83,7 @@ class GroupCommit:
         self._unkeyed = AppendQueue()
         # For each partition: the waiting messages that must go to it, such as messages with an ordering key.
         self._keyed: dict[int, AppendQueue] = {}
-        self._under_way: dict[int, _Batch] = {}  # record batches in flight, by partition
-        self.suspects: set[int | None] = set()  # brokers with a late batch
-        self.away: set[int | None] = set()  # brokers that did not acknowledge a batch within the time limit of a put
-        self._proofs_s: dict[int | None, float] = {}  # when each broker's newest acknowledged batch was sent
+        self.in_flight = InFlight(timeout_s, late_s)
         self._turn = 0
         self._wake = asyncio.Event()
         self._busy = asyncio.Event()  # set while messages wait
@@ -128,7 +114,7 @@ class GroupCommit:
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.timeout_s):
-                while self._unkeyed or self._keyed or self._under_way:
+                while self._unkeyed or self._keyed or self.in_flight:
                     await asyncio.sleep(0.01)
         for task in self._tasks:
             task.cancel()
@@ -143,7 +129,7 @@ class GroupCommit:
         broker is not late with an acknowledgement. Successive calls usually return different partitions.
         """
         leaders = self._leaders()
-        usable = self._trusted(leaders) or list(leaders)
+        usable = self.in_flight.trusted(leaders) or list(leaders)
         self._turn += 1
         return usable[self._turn % len(usable)]
 
@@ -209,8 +195,8 @@ class GroupCommit:
         if self.waiting >= self._waiting_max or self.waiting_bytes >= _WAITING_BYTES_MAX:
             return True
         if partition is None:
-            return bool(self.away) and not self._trusted(self._leaders())
-        if self.away and self._leader(partition) in self.away:
+            return bool(self.in_flight.away) and not self.in_flight.trusted(self._leaders())
+        if self.in_flight.away and self._leader(partition) in self.in_flight.away:
             return True
         queue = self._keyed.get(partition)
         return queue is not None and (
@@ -233,10 +219,6 @@ class GroupCommit:
         """
         return self._requests.leaders(self._topic) or dict.fromkeys(range(self._partitions))
 
-    def _trusted(self, leaders: Mapping[int, int | None]) -> list[int]:
-        """Return the partitions whose leader broker is not late with an acknowledgement. The list can be empty."""
-        return [partition for partition, leader in leaders.items() if leader not in self.suspects]
-
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
@@ -250,18 +232,35 @@ class GroupCommit:
             await self._wake.wait()
             self._wake.clear()
             while (chosen := self._choose_partition()) >= 0:
-                items, batch = self._next_batch(chosen)
-                # If no message is left to send, `batch` is None: for example, all callers may have stopped waiting.
-                if batch is not None:
-                    self._begin(chosen, items, batch)
+                self._begin(chosen)
 
-    def _begin(self, partition: int, items: list[Append], batch: Any) -> None:
-        leader = self._leader(partition)
-        sent = self._under_way[partition] = _Batch(items, leader, _now_s())
-        self._pauses.sent(leader, len(items))
-        self._spawn(self._send(partition, sent, batch))
+    def _begin(self, chosen: int) -> None:
+        """Send a record batch to this partition. In the same request, send batches to other partitions of its leader to
+        which waiting messages must go, until the request has about 1 MiB. Do not do so if the leader is late.
+        """
+        leader = self._leader(chosen)
+        partitions = [chosen]
+        if leader not in self.in_flight.suspects:
+            partitions += (
+                one
+                for one in self._keyed
+                if one != chosen and one not in self.in_flight and self._leader(one) == leader
+            )
+        puts = size = 0
+        for partition in partitions:
+            if size >= BATCH_BYTES_MAX:
+                break
+            items, batch = self._next_batch(partition)
+            # If no message is left to send, `batch` is None: for example, all callers may have stopped waiting.
+            if batch is not None:
+                puts += len(items)
+                size += batch.size()
+                sent = self.in_flight.add(partition, items, leader)
+                self._spawn(self._send(partition, sent, batch))
+        if puts:
+            self._pauses.sent(leader, puts)
 
-    async def _send(self, partition: int, sent: _Batch, batch: Any) -> None:
+    async def _send(self, partition: int, sent: Batch, batch: Any) -> None:
         producer = self._producer.get()
         try:
             metadata = await (await producer.send_batch(batch, self._topic, partition=partition))
@@ -278,18 +277,16 @@ class GroupCommit:
         else:
             self._acknowledged(sent, partition, metadata.offset)
         finally:
-            del self._under_way[partition]
-            if sent.late:
-                self._judge()
+            self.in_flight.remove(partition)
             self._wake.set()
 
-    def _acknowledged(self, batch: _Batch, partition: int, offset: int) -> None:
+    def _acknowledged(self, batch: Batch, partition: int, offset: int) -> None:
         for item in batch.items:
             if not item.done.done():
                 item.done.set_result((partition, offset))
             offset += item.count
         self.batches += 1
-        self._proofs_s[batch.leader] = max(batch.sent_s, self._proofs_s.get(batch.leader, 0.0))
+        self.in_flight.acknowledged(batch)
         begun_s = _now_s() + self.timeout_s
         self.durable.add_all([(begun_s - item.deadline) * 1000 for item in batch.items])
 
@@ -342,43 +339,29 @@ class GroupCommit:
         if not (self._keyed or self._unkeyed):
             return -1
         leaders = self._leaders()
-        if trusted := self._trusted(leaders):
-            owing = {batch.leader for batch in self._under_way.values() if not batch.late}
+        if trusted := self.in_flight.trusted(leaders):
+            owing = self.in_flight.owing()
             enough = {leader: puts for leader, puts in self._pauses.enough().items() if leader not in owing}
             busy = owing.union(leader for leader, puts in enough.items() if self._puts < puts)
             usable = [one for one in trusted if leaders[one] not in busy]
             if not usable:
                 self._enough = min(enough.values(), default=inf)
         # If all brokers are late with acknowledgements, allow no more than two unacknowledged batches.
-        elif len(self._under_way) < _IN_DOUBT_MAX:
+        elif len(self.in_flight) < _IN_DOUBT_MAX:
             usable = list(leaders)
         else:
             return -1
         for partition in self._keyed:
-            if partition not in self._under_way and partition in usable:
+            if partition not in self.in_flight and partition in usable:
                 return partition
         if not self._unkeyed:
             return -1
         for _ in range(len(usable)):
             self._turn += 1
             partition = usable[self._turn % len(usable)]
-            if partition not in self._under_way:
+            if partition not in self.in_flight:
                 return partition
         return -1
-
-    def _judge(self) -> None:
-        """Update the sets `suspects` and `away`. The brokers in `suspects` are late with an acknowledgement. The
-        brokers in `away` have not acknowledged a batch for over `timeout_s`. New messages that must go to a partition
-        of a broker in `away` are refused.
-        """
-        before_s = _now_s() - self.timeout_s
-        owing = [
-            batch
-            for batch in self._under_way.values()
-            if batch.late and batch.sent_s >= self._proofs_s.get(batch.leader, 0.0)
-        ]
-        self.suspects = {batch.leader for batch in owing}
-        self.away = {batch.leader for batch in owing if batch.sent_s < before_s}
 
     async def _sweep(self) -> None:
         """Fail the messages that have waited longer than `timeout_s`. A message that is in no batch was not stored, so
@@ -396,20 +379,19 @@ class GroupCommit:
                         "Kafka does not acknowledge writes at the moment. Nothing was stored; try again."
                     )
                     self.refused += fail([self._pop(queue)], late)
-            for batch in self._under_way.values():
-                batch.late = batch.late or batch.sent_s + self._late_s < now_s
+            for batch in self.in_flight.batches:
                 doubt = InDoubt(
                     "Kafka did not acknowledge in time. The message may have been stored; "
                     "with an Idempotency-Key it is safe to repeat the request."
                 )
                 self.in_doubt += fail([item for item in batch.items if item.deadline < now_s], doubt)
-            self._judge()
-            if (self.suspects or self._keyed) and self._look_again_s < now_s:
+            self.in_flight.look()
+            if (self.in_flight.suspects or self._keyed) and self._look_again_s < now_s:
                 self._look_again_s = now_s + _LOOK_AGAIN_S
                 self._requests.look_again()
             if self._keyed or self._unkeyed:
                 self._wake.set()
-            elif not self._under_way:
+            elif not self.in_flight:
                 self._busy.clear()
 
 

@@ -321,8 +321,9 @@ async def test_an_outage_is_told_in_time_and_what_was_acknowledged_is_there_afte
     else:
         kafka.kill()
         await kafka.wait()
-    patience_s = log.messages.writer.timeout_s
-    log.messages.writer.timeout_s = log.control._timeout_s = 1.0
+    writer = log.messages.writer
+    patience_s = writer.timeout_s
+    writer.timeout_s = writer.in_flight.timeout_s = log.control._timeout_s = 1.0
     try:
         began = time.monotonic()
         waiting = [log.messages.append(record(number)) for number in range(100, 110)]
@@ -349,7 +350,7 @@ async def test_an_outage_is_told_in_time_and_what_was_acknowledged_is_there_afte
             await kafka.restart()
 
     back = await until_it_appends(log)
-    log.messages.writer.timeout_s = patience_s
+    writer.timeout_s = writer.in_flight.timeout_s = patience_s
     acknowledged[back] = b"m-%d" % 10**6
     for number in range(200, 250):
         acknowledged[await log.messages.append(record(number))] = b"m-%d" % number

@@ -50,7 +50,8 @@ class Brokers:
             values.append(value)
             return True
 
-        return SimpleNamespace(values=values, append=append, size=lambda: 0, close=lambda: None)
+        size = lambda: sum(map(len, values))  # noqa: E731
+        return SimpleNamespace(values=values, append=append, size=size, close=lambda: None)
 
     async def send_batch(self, batch: Any, _topic: str, *, partition: int) -> asyncio.Future[Any]:
         acknowledged: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -108,7 +109,7 @@ def key_of(commit: GroupCommit, partition: int) -> str:
 
 async def until_suspected(commit: GroupCommit, *leaders: int | None) -> None:
     async with asyncio.timeout(10):
-        while commit.suspects != set(leaders):
+        while commit.in_flight.suspects != set(leaders):
             await asyncio.sleep(0.005)
 
 
@@ -154,7 +155,7 @@ async def test_a_key_whose_broker_hangs_is_told_that_nothing_was_stored_and_then
         with pytest.raises(LogUnavailable, match="Nothing was stored"):
             await waiting
     async with asyncio.timeout(10):
-        while 1 not in commit.away:
+        while 1 not in commit.in_flight.away:
             await asyncio.sleep(0.005)
     with pytest.raises(LogUnavailable, match="Nothing was stored"):
         commit.append(value("refused"), ordering_key=key_of(commit, 3))
@@ -183,7 +184,7 @@ async def test_when_all_hang_few_batches_are_in_doubt_and_soon_a_put_is_refused_
     brokers.hanging |= {0, 1}
     puts = []
     async with asyncio.timeout(10):
-        while commit.suspects != {0, 1}:
+        while commit.in_flight.suspects != {0, 1}:
             puts.append(asyncio.ensure_future(commit.append(value("in doubt"))))
             await asyncio.sleep(0.005)
     puts.append(asyncio.ensure_future(commit.append(value("waits"))))
@@ -192,7 +193,7 @@ async def test_when_all_hang_few_batches_are_in_doubt_and_soon_a_put_is_refused_
     assert isinstance(results[-1], LogUnavailable)
     assert sum(map(len, brokers.held.values())) <= 3
     async with asyncio.timeout(10):
-        while not commit.away >= {0, 1}:
+        while not commit.in_flight.away >= {0, 1}:
             await asyncio.sleep(0.005)
     with pytest.raises(LogUnavailable, match="Nothing was stored"):
         commit.append(value("refused"))
@@ -243,6 +244,45 @@ async def test_one_batch_is_under_way_to_each_broker_and_the_rest_becomes_the_ne
     assert sorted(int(one) for values in brokers.stored.values() for one in values) == list(range(20))
 
 
+async def test_what_must_go_to_several_partitions_of_a_broker_goes_at_once(commit, brokers):
+    brokers.hanging |= {0, 1}
+    puts = [commit.append(value("keyed"), ordering_key=key_of(commit, number)) for number in range(PARTITIONS)]
+    puts.append(commit.append(value("anywhere")))
+    await asyncio.sleep(0.005)
+    for broker in (0, 1):
+        assert {partition for partition, _, _ in brokers.held[broker]} == {broker, broker + 2, broker + 4}
+    later = [commit.append(value("later"), ordering_key=key_of(commit, number)) for number in range(PARTITIONS)]
+    await asyncio.sleep(0.005)
+    assert [len(brokers.held[broker]) for broker in (0, 1)] == [3, 3], "one request at a time to each broker"
+    brokers.go_on(0)
+    brokers.go_on(1)
+    await asyncio.gather(*puts, *later)
+    for number in range(PARTITIONS):
+        assert [one for one in brokers.stored[number] if one != b"anywhere"] == [b"keyed", b"later"]
+
+
+async def test_what_goes_at_once_is_about_a_mebibyte(commit, brokers):
+    brokers.hanging |= {0, 1}
+    large = "x" * 600_000
+    puts = [commit.append(value(large), ordering_key=key_of(commit, number)) for number in (0, 2, 4)]
+    await asyncio.sleep(0.005)
+    assert len(brokers.held[0]) == 2
+    brokers.go_on(0)
+    assert {partition for partition, _ in await asyncio.gather(*puts)} == {0, 2, 4}
+
+
+async def test_a_late_broker_gets_no_batches_for_several_partitions_at_once(commit, brokers):
+    brokers.led_by = dict.fromkeys(range(PARTITIONS), 0)
+    brokers.hanging.add(0)
+    puts = [commit.append(value("late"))]
+    await until_suspected(commit, 0)
+    puts += (commit.append(value("waits"), ordering_key=key_of(commit, number)) for number in range(PARTITIONS))
+    await asyncio.sleep(0.005)
+    assert len(brokers.held[0]) == 2
+    brokers.go_on(0)
+    await asyncio.gather(*puts)
+
+
 async def paused(brokers: Brokers, pause_s: float) -> AsyncIterator[GroupCommit]:
     brokers.led_by = dict.fromkeys(range(PARTITIONS), 0)
     commit = GroupCommit(brokers, brokers, Topic("messages", PARTITIONS, {}), 10, pause_s=pause_s)
@@ -273,6 +313,20 @@ async def test_the_pause_ends_when_as_many_puts_wait_as_the_largest_recent_batch
                     await asyncio.sleep(0)
             partitions = [partition for partition, _ in await asyncio.wait_for(asyncio.gather(*puts), 10)]
             assert len(set(partitions)) == 1
+
+
+async def test_puts_for_several_partitions_count_together_for_the_pause(brokers):
+    async for commit in paused(brokers, 3600):
+        keys = [key_of(commit, number) for number in range(PARTITIONS)]
+        await asyncio.gather(*(commit.append(value("company"), ordering_key=key) for key in keys))
+        for _ in range(10):
+            puts = []
+            for key in keys:
+                assert not any(put.done() for put in puts)
+                puts.append(asyncio.ensure_future(commit.append(value("next"), ordering_key=key)))
+                for _ in range(10):
+                    await asyncio.sleep(0)
+            await asyncio.wait_for(asyncio.gather(*puts), 10)
 
 
 async def test_one_who_is_alone_waits_for_no_pause(brokers):

@@ -19,10 +19,16 @@ ROW = st.tuples(INT32, st.integers(-1, 100), INT64, INT64, INT64)
 TOPICS = st.lists(st.tuples(st.text(max_size=20), st.lists(ROW, max_size=5)), max_size=3)
 
 
-@given(st.text(max_size=20), INT32, st.binary(max_size=50), INT32, INT32, st.text(max_size=20))
-def test_the_bytes_are_those_of_aiokafka(topic, partition, batch, timeout_ms, correlation_id, client_id):
-    ours = pack(topic, partition, batch, timeout_ms=timeout_ms)
-    theirs = ProduceRequest(None, -1, timeout_ms, [(topic, [(partition, batch)])]).prepare({0: (0, 7)})
+BATCHES = st.dictionaries(st.tuples(st.text(max_size=20), INT32), st.binary(max_size=50), max_size=5)
+
+
+@given(BATCHES, INT32, INT32, st.text(max_size=20))
+def test_the_bytes_are_those_of_aiokafka(batches, timeout_ms, correlation_id, client_id):
+    ours = pack([*batches.items()], timeout_ms=timeout_ms)
+    topics: dict[str, list[tuple[int, bytes]]] = {}
+    for (topic, partition), batch in batches.items():
+        topics.setdefault(topic, []).append((partition, batch))
+    theirs = ProduceRequest(None, -1, timeout_ms, [*topics.items()]).prepare({0: (0, 7)})
     assert ours.encode() == theirs.encode()
     header = ours.build_request_header(correlation_id, client_id).encode()
     assert header == theirs.build_request_header(correlation_id, client_id).encode()
@@ -33,7 +39,7 @@ def test_an_answer_is_read_as_by_aiokafka(topics, throttle_ms, correlation_id):
     data = ProduceResponse_v7(topics, throttle_ms).encode()
     expected = [Produced(topic, *row) for topic, rows in topics for row in rows]
     assert parse_answer(data) == expected
-    request = pack("topic", 0, b"", timeout_ms=1)
+    request = pack([], timeout_ms=1)
     whole = BytesIO(correlation_id.to_bytes(4, signed=True) + data)
     assert request.parse_response_header(whole).correlation_id == correlation_id
     assert request.RESPONSE_TYPE.decode(whole) == expected
