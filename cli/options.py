@@ -29,7 +29,7 @@ from cli.oidc import OIDC_SECRET, oidc_settings
 from cli.processes.hosts import Hosts
 from cli.smtp import SMTP_PASSWORD, smtp_settings
 
-PARTITIONS_EMBEDDED: Final = 16
+PARTITIONS_EMBEDDED: Final = 8
 PARTITIONS_CLUSTER: Final = 64
 REPLICATION: Final = 3
 MIN_INSYNC: Final = 2

@@ -352,7 +352,7 @@ async def test_a_key_revoked_through_one_process_is_refused_by_another_and_its_t
         "--replication",
         "1",
         "--partitions",
-        "16",
+        "8",
         "--flush-each-batch",
         "--port",
         "0",

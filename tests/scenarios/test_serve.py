@@ -252,7 +252,7 @@ def test_start_stop_and_start_again(tmp_path: Path):
         second.process.kill()
         second.process.wait()
         wait_until(lambda: not any(is_running(pid) for pid in pids), what="all ended with the supervisor")
-    third = everput("serve", "--data-dir", str(data_dir), "--port", "0", "--partitions", "8")
+    third = everput("serve", "--data-dir", str(data_dir), "--port", "0", "--partitions", "4")
     assert third.returncode == 2, "what a child can't start with ends the server"
     assert "everput: " in third.stderr
     assert "partitions" in third.stderr
@@ -365,7 +365,7 @@ def test_one_scrape_tells_of_puts_deliveries_and_the_listener_that_lags(server: 
     # One that is asked and does not answer soon is missing from the scrape.
     wait_until(lambda: sum(samples(server, "everput_put_durable_seconds_count").values()) >= 9, what="puts")
     wait_until(
-        lambda: samples(server, "everput_partitions_owned") == {(("process", "worker-1"),): 16}, what="partitions"
+        lambda: samples(server, "everput_partitions_owned") == {(("process", "worker-1"),): 8}, what="partitions"
     )
     wait_until(
         lambda: samples(server, "everput_checkpoint_seconds_count").get((("process", "worker-1"),), 0) > 0,

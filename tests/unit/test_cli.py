@@ -135,7 +135,7 @@ def test_embedded_kafka_is_one_broker_that_syncs_each_batch():
         1,
         1,
         True,
-        16,
+        8,
     )
     assert (kafka.security_protocol, kafka.sasl_password) == ("SASL_PLAINTEXT", "hush-hush")
     assert "hush-hush" not in repr(kafka)
@@ -285,6 +285,22 @@ def test_the_sealing_key_may_be_mounted_and_its_file_is_not_told_to_children(tmp
         told = Supervisor(read_options("--data-dir", str(tmp_path)), api_processes=1, workers=1).environment()
     assert told[files.SEALING_KEY_VARIABLE] == key
     assert "EVERPUT_SEALING_KEY_FILE" not in told
+
+
+@pytest.mark.parametrize(("given", "told"), [((), "3"), (("--partitions", "5"), "5"), (("--topic-prefix", "b."), None)])
+def test_the_topics_of_a_data_directory_keep_their_number_of_partitions(
+    tmp_path: Path, given: tuple[str, ...], told: str | None
+):
+    for name in (
+        "everput.messages-0",
+        "everput.messages-1",
+        "everput.messages-2",
+        "everput.changes-0",
+        "everput.messages-x",
+    ):
+        (tmp_path / "kafka" / "kafka" / name).mkdir(parents=True)
+    options = read_options("--data-dir", str(tmp_path), *given)
+    assert Supervisor(options, api_processes=1, workers=1).environment().get("EVERPUT_PARTITIONS") == told
 
 
 def test_a_data_directory_is_made_for_its_owner_only(tmp_path: Path):
