@@ -231,12 +231,14 @@ class Options:
         If --kafka is the address of the embedded Kafka in --data-dir, the settings contain the password of the embedded
         Kafka. Raises ConfigurationError if a setting is missing or wrong.
         """
+        partitions = self.partitions
         if embedded is None and self.kafka is not None:
             embedded = written_access(self.data_dir / "kafka", bootstrap=self.kafka)
+            partitions = partitions or (self.partitions_there() if embedded is not None else None)
         if embedded is not None:
             return embedded.settings(
                 topic_prefix=self.topic_prefix,
-                partitions=self.partitions or PARTITIONS_EMBEDDED,
+                partitions=partitions or PARTITIONS_EMBEDDED,
                 flush_each_batch=self.flush_each_batch is not False,
             )
         if self.kafka is None:
@@ -259,13 +261,25 @@ class Options:
             cert_file=self.kafka_cert_file,
             key_file=self.kafka_key_file,
             topic_prefix=self.topic_prefix,
-            partitions=self.partitions or PARTITIONS_CLUSTER,
+            partitions=partitions or PARTITIONS_CLUSTER,
             replication=replication,
             min_insync=self.min_insync or min(MIN_INSYNC, replication),
             flush_each_batch=bool(self.flush_each_batch),
         )
         client_options(settings)  # this call fails if a setting is not valid, or a PEM file can't be read
         return settings
+
+    def partitions_there(self) -> int | None:
+        """Return the number of partitions of the topics that the embedded Kafka has in the data directory, or None if
+        there are no topics. They may be from a version of Everput with another default.
+        """
+        from broker.kafka.embedded.segments import partitions  # processes that do not call this need not load it
+
+        log_dir = self.data_dir / "kafka" / "kafka"
+        # After a crash or a disk fault, folders can be missing. So look for the highest number, in several topics.
+        topics = ("messages", "changes", "deliveries", "outstanding")
+        numbers = (number for name in topics for number, _ in partitions(log_dir, self.topic_prefix + name))
+        return max(numbers, default=-1) + 1 or None
 
     def environment(self) -> dict[str, str]:
         """Return the environment variables with which a child process gets the same options as this process."""

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Final
 
 from broker.errors import InDoubt
-from broker.kafka.producer import BATCH_BYTES_MAX
+from broker.kafka.produce import BATCH_BYTES_MAX
 from broker.ports import Acknowledged, BuildRecord
 
 QUEUE_HEADER: Final = "queue"

@@ -1,9 +1,9 @@
 """Group commit: messages that arrive while earlier batches are in flight wait, and share the next record batch of one
 partition.
 
-One fsync then covers all messages of the batch. At most one request is in flight to each broker, or two batches in all
-while every broker is late. A request can have batches for several partitions if messages must go there, for example
-because of their ordering keys.
+One fsync then covers all messages of the batch. A broker gets its next batch only after it has acknowledged the one
+before, and while every broker is late, two batches may be in flight in all. If messages must go to several partitions
+of a broker, for example because of their ordering keys, a batch for each is sent at the same time.
 
 After a batch with several puts there is a short pause (pauses.py). A broker that is late with an acknowledgement gets
 no other batch until it has acknowledged. It delays only messages that must go to it (docs/decisions/0173).
@@ -30,7 +30,8 @@ from broker.errors import DiskNearlyFull, InDoubt, LogUnavailable
 from broker.kafka.appends import QUEUE_HEADER, Append, AppendQueue, Together, fail
 from broker.kafka.in_flight import Batch, InFlight
 from broker.kafka.pauses import Pauses
-from broker.kafka.producer import BATCH_BYTES_MAX, Producer
+from broker.kafka.produce import BATCH_BYTES_MAX
+from broker.kafka.producer import Producer
 from broker.kafka.requests import KafkaRequests
 from broker.kafka.topics import Topic
 from broker.ports import Acknowledged, BuildRecord
@@ -235,12 +236,13 @@ class GroupCommit:
                 self._begin(chosen)
 
     def _begin(self, chosen: int) -> None:
-        """Send a record batch to this partition. In the same request, send batches to other partitions of its leader to
-        which waiting messages must go, until the request has about 1 MiB. Do not do so if the leader is late.
+        """Send a record batch to this partition. At the same time, send batches to other partitions of its leader to
+        which waiting messages must go, until the batches have 1 MiB or more together. Do not do so if the leader is
+        late or unknown.
         """
         leader = self._leader(chosen)
         partitions = [chosen]
-        if leader not in self.in_flight.suspects:
+        if leader is not None and leader not in self.in_flight.suspects:
             partitions += (
                 one
                 for one in self._keyed

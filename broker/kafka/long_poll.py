@@ -44,6 +44,7 @@ class LongPoll:
         self._topic = topic
         self.positions: dict[int, int] = {}  # the next offset, by partition
         self._rest: dict[int, list[Record]] = {}  # records that read() must return
+        self._damaged: dict[int, LogDamaged] = {}  # errors that read() must raise, by partition
         self._polls: dict[int, asyncio.Future[list[Fetched]]] = {}  # by broker
         self._asked: dict[int, dict[int, int]] = {}  # requested offsets, by broker
         self._begun = asyncio.Event()
@@ -56,12 +57,14 @@ class LongPoll:
         for partition, offset in offsets.items():
             self.positions[partition] = offset
             self._rest.pop(partition, None)
+            self._damaged.pop(partition, None)
         self._begun.set()
 
     def forget(self) -> None:
         """Stop reading all partitions until begin() is called."""
         self.positions.clear()
         self._rest.clear()
+        self._damaged.clear()
 
     async def stop(self) -> None:
         """Abandon the requests in flight."""
@@ -80,7 +83,12 @@ class LongPoll:
             if self._begun.is_set():
                 self._begun.clear()
                 self._send()
-            await self._receive()
+            if not self._damaged:
+                await self._receive()
+            if self._damaged and not self._rest:
+                raise self._damaged.popitem()[1]
+            # Send the next fetch requests now, so that Kafka works on them while the caller processes records.
+            self._send()
         found = {}
         for partition, records in list(self._rest.items()):
             found[partition], rest = records[:_RECORDS_MAX], records[_RECORDS_MAX:]
@@ -88,16 +96,11 @@ class LongPoll:
                 self._rest[partition] = rest
             else:
                 del self._rest[partition]
-        if not self._rest:
-            # Send the next fetch requests now, so that Kafka works on them while the caller processes records.
-            # Send none before all fetched records were returned: the request would lack their partitions, whose next
-            # records would then wait until it is answered.
-            self._send()
         return found
 
     def _send(self) -> None:
         """Send a fetch request to each broker that leads some of the wanted partitions. Send none to a broker that has
-        not answered the request before. Call this only after read() has returned all fetched records.
+        not answered the request before. Leave out a partition with damage, which read() must report first.
         """
         wanted: dict[int, dict[int, int]] = {}
         leaders = self._requests.leaders(self._topic)
@@ -105,7 +108,7 @@ class LongPoll:
             leader = leaders.get(partition)
             if leader is None:
                 self._requests.look_again()
-            elif leader not in self._polls:
+            elif leader not in self._polls and partition not in self._damaged:
                 wanted.setdefault(leader, {})[partition] = offset
         for leader, offsets in wanted.items():
             rows = [(partition, offset, _PARTITION_BYTES) for partition, offset in offsets.items()]
@@ -126,15 +129,14 @@ class LongPoll:
         return asyncio.create_task(connect_and_poll())
 
     async def _receive(self) -> None:
-        """Wait until a broker has answered a fetch request, but at most a second. Keep the records of all answers that
-        have arrived, so that read() can return them.
+        """Wait until a broker has answered a fetch request, but at most a second. Keep the records and the damage in
+        all answers that have arrived, so that read() can return the records, and then report the damage.
         """
         if not self._polls:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._begun.wait(), WAIT_MS / 1000)
             return
         await asyncio.wait(self._polls.values(), timeout=WAIT_MS / 1000, return_when=asyncio.FIRST_COMPLETED)
-        damaged: LogDamaged | None = None
         for leader in [leader for leader, poll in self._polls.items() if poll.done()]:
             poll, asked = self._polls.pop(leader), self._asked.pop(leader)
             try:
@@ -151,13 +153,9 @@ class LongPoll:
                 try:
                     await self._take(row, asked[row.partition])
                 except LogDamaged as error:
-                    damaged = error
+                    self._damaged[row.partition] = error
                 except LogUnavailable as error:
                     log.warning("tail.failed error=%s", error)
-        # If other partitions have new records, return them first.
-        # A later read finds the same damage again, and then raises the error.
-        if damaged is not None and not self._rest:
-            raise damaged
 
     async def _take(self, row: Fetched, offset: int) -> None:
         """Check the bytes that a broker has returned for one partition, and keep the records in these bytes for read().

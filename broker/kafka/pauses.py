@@ -5,7 +5,8 @@ sending batches (group_commit.py).
 
 A batch costs about the same with one message or many. So after a batch with several puts, the same broker gets no batch
 for a moment. The pause ends early if as many puts wait as the largest recent batch had: clients that wait for an answer
-before their next put then have nothing more to add. A single publisher does not wait.
+before their next put then have nothing more to add. A single publisher does not wait. Batches for several partitions
+that are sent at the same time count as one batch here.
 """
 
 from __future__ import annotations

@@ -44,7 +44,8 @@ _BEGIN: Final = struct.Struct(">hhii")
 _PARTITION: Final = struct.Struct(">ii")  # The partition number and the batch's size in bytes are before each batch.
 _ROW: Final = struct.Struct(">ihqqq")  # partition, error_code, base_offset, log_append_time, log_start_offset
 _ALL: Final = -1  # the value of `acks` that requires every in-sync replica to store the batch
-_REQUEST_BYTES_MAX: Final = 1 << 20  # The batches of a request have at most 1 MiB. A larger batch has its own request.
+# The most bytes of a batch, and of all batches in a request. A larger record has its own batch, in its own request.
+BATCH_BYTES_MAX: Final = 1 << 20
 
 
 class Produced(NamedTuple):
@@ -94,13 +95,15 @@ def pack(batches: Sequence[tuple[tuple[str, int], bytes]], *, timeout_ms: int) -
     """Return the produce request (version 7) for these batches, which every in-sync replica must store. Each batch is
     given as ((topic, partition), bytes), and each is for another partition.
     """
-    topics: dict[str, list[bytes]] = {}
+    topics: dict[str, list[tuple[int, bytes]]] = {}
     for (topic, partition), batch in batches:
-        topics.setdefault(topic, []).append(_PARTITION.pack(partition, len(batch)) + batch)
+        topics.setdefault(topic, []).append((partition, batch))
     body = [_BEGIN.pack(-1, _ALL, timeout_ms, len(topics))]
     for topic, rows in topics.items():
         name = topic.encode()
-        body += INT16.pack(len(name)), name, INT32.pack(len(rows)), *rows
+        body += INT16.pack(len(name)), name, INT32.pack(len(rows))
+        for partition, batch in rows:
+            body += _PARTITION.pack(partition, len(batch)), batch
     return PackedRequest(_API_KEY, _VERSION, b"".join(body), _Answer)
 
 
@@ -164,7 +167,7 @@ class DirectProducer(AIOKafkaProducer):  # type: ignore[misc]
         size = 0
         for sent in self._outgoing.pop(connection):
             size += len(sent.get_data_buffer())
-            if request and size > _REQUEST_BYTES_MAX:
+            if request and size > BATCH_BYTES_MAX:
                 self._send_request(connection, request)
                 request, size = [], len(sent.get_data_buffer())
             request.append(sent)

@@ -15,15 +15,13 @@ from aiokafka import errors as kafka_errors
 
 from broker.errors import ConfigurationError, LogUnavailable
 from broker.kafka.client import ANSWER_MS
-from broker.kafka.produce import DirectProducer
+from broker.kafka.produce import BATCH_BYTES_MAX, DirectProducer
 from broker.kafka.reachability import reachable, why_not
 from broker.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
 
 KeyAndValue = tuple[bytes, bytes | None]
-# A batch has at most 1 MiB. A record of more than 1 MiB gets a batch of its own.
-BATCH_BYTES_MAX: Final = 1 << 20
 _RECORD_BYTES_MAX: Final = 8 << 20
 _RENEW_PAUSE_S: Final = 0.2
 

@@ -22,7 +22,6 @@ import click
 from broker.errors import BrokerError, ConfigurationError
 from broker.kafka.embedded.access import EmbeddedAccess
 from broker.kafka.embedded.kafka import EmbeddedKafka
-from broker.kafka.embedded.segments import partitions
 from broker.private_files import write_secret
 from cli import files, logs
 from cli.groups import examples
@@ -191,10 +190,9 @@ class Supervisor:
 
     def environment(self) -> dict[str, str]:
         options = self._options
-        if options.kafka is None and options.partitions is None:
-            # The topics may be from a version of Everput with another default.
-            there = partitions(options.data_dir / "kafka" / "kafka", f"{options.topic_prefix}messages")
-            options = replace(options, partitions=len(list(there)) or None)
+        if options.kafka is None:
+            # Tell the processes now: later, they could look while Kafka makes the folders.
+            options = replace(options, partitions=options.partitions or options.partitions_there())
         key = files.sealing_key(options.data_dir, make=True)
         # Each child process chooses the port of its admin address, and reports it to the supervisor.
         own = {variable("admin_host"): "127.0.0.1", variable("admin_port"): "0", variable("tunnel_port"): "0"}

@@ -19,6 +19,58 @@ __all__ = ["kafka", "settings"]  # fixtures
 COUNT = 20
 
 
+async def test_damage_is_reported_although_another_partition_always_has_new_records(kafka, settings):
+    topic = topics(settings).messages
+    await ensure_topics(settings, topics(settings))
+    log = KafkaLog(settings)
+    await log.start()
+    for number in range(COUNT):
+        await asyncio.gather(*log.producer.send_all(topic.name, 0, [(b"key", value(topic, number, SIZE))]))
+    await log.stop()
+    await kafka.running_process.stop()
+    flip(holding(partition_folder(kafka.data_dir, topic.name, 0), 10), at=100)
+    await kafka.restart()
+
+    log = KafkaLog(settings)
+    await log.start()
+    long_poll = LongPoll(log.requests, topic.name)
+
+    read = log.requests.read
+
+    async def put() -> None:
+        await asyncio.gather(*log.producer.send_all(topic.name, 1, [(b"key", b"value")]))
+
+    async def read_while_others_put(*arguments: Any) -> Any:
+        try:
+            return await read(*arguments)
+        finally:
+            await put()
+
+    log.requests.read = read_while_others_put  # reads a partition with damage once more
+    await put()
+    try:
+        long_poll.begin({0: 10, 1: 0})
+        got: dict[int, list[int]] = {0: [], 1: []}
+        damaged = set[int]()
+
+        async def ended() -> bool:
+            try:
+                for number, records in (await long_poll.read()).items():
+                    got[number] += [record.offset for record in records]
+            except LogDamaged as damage:
+                damaged.update(range(damage.first, damage.last + 1))
+                long_poll.begin({damage.partition: damage.last + 1})
+            return long_poll.positions[0] == COUNT
+
+        await until(ended, what="the partition with damage is read to its end")
+        assert 10 in damaged
+        assert got[0] == [offset for offset in range(10, COUNT) if offset not in damaged]
+        assert got[1] == list(range(len(got[1]))), "none left out, none twice"
+    finally:
+        await long_poll.stop()
+        await log.stop()
+
+
 async def test_a_tail_steps_over_no_record_whose_batch_has_an_altered_length(kafka, settings):
     topic = topics(settings).messages
     await ensure_topics(settings, topics(settings))

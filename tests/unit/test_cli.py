@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -291,16 +292,23 @@ def test_the_sealing_key_may_be_mounted_and_its_file_is_not_told_to_children(tmp
 def test_the_topics_of_a_data_directory_keep_their_number_of_partitions(
     tmp_path: Path, given: tuple[str, ...], told: str | None
 ):
-    for name in (
-        "everput.messages-0",
-        "everput.messages-1",
-        "everput.messages-2",
-        "everput.changes-0",
-        "everput.messages-x",
-    ):
-        (tmp_path / "kafka" / "kafka" / name).mkdir(parents=True)
+    # Some folders are missing, as after a crash while Kafka makes them.
+    for name in ("messages-0", "messages-x", "messages-7.00-delete", "deliveries-0", "deliveries-2", "statistics-30"):
+        (tmp_path / "kafka" / "kafka" / f"everput.{name}").mkdir(parents=True)
     options = read_options("--data-dir", str(tmp_path), *given)
     assert Supervisor(options, api_processes=1, workers=1).environment().get("EVERPUT_PARTITIONS") == told
+
+
+def test_a_process_beside_the_server_finds_the_number_of_partitions_in_its_data_directory(tmp_path: Path):
+    (tmp_path / "kafka" / "kafka" / "everput.messages-15").mkdir(parents=True)
+    (tmp_path / "kafka" / "kafka.properties").write_text("advertised.listeners=CLIENT://127.0.0.1:5\n")
+    (tmp_path / "kafka" / "password").write_text("p" * 43)
+    (tmp_path / "kafka" / "password").chmod(0o600)
+    options = read_options("--data-dir", str(tmp_path), "--kafka", "127.0.0.1:5")
+    assert options.kafka_settings().partitions == 16
+    assert replace(options, partitions=4).kafka_settings().partitions == 4
+    # Its children are told, and do not look.
+    assert options.kafka_settings(EmbeddedAccess("127.0.0.1:5", "p")).partitions == 8
 
 
 def test_a_data_directory_is_made_for_its_owner_only(tmp_path: Path):

@@ -283,6 +283,14 @@ async def test_a_late_broker_gets_no_batches_for_several_partitions_at_once(comm
     await asyncio.gather(*puts)
 
 
+async def test_while_no_leader_is_known_few_batches_are_in_doubt(commit, brokers):
+    brokers.led_by = dict.fromkeys(range(PARTITIONS))
+    puts = [commit.append(value("keyed"), ordering_key=key_of(commit, number)) for number in range(PARTITIONS)]
+    results = await asyncio.gather(*puts, return_exceptions=True)
+    assert [type(one) for one in results].count(InDoubt) <= 2
+    assert {type(one) for one in results} == {InDoubt, LogUnavailable}
+
+
 async def paused(brokers: Brokers, pause_s: float) -> AsyncIterator[GroupCommit]:
     brokers.led_by = dict.fromkeys(range(PARTITIONS), 0)
     commit = GroupCommit(brokers, brokers, Topic("messages", PARTITIONS, {}), 10, pause_s=pause_s)
