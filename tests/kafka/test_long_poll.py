@@ -97,7 +97,7 @@ async def test_the_next_record_of_the_only_partition_is_read_at_once(
 ):
     monkeypatch.setattr(long_poll, "WAIT_MS", 120_000)
     async with reading(kafka_settings, ready_topics) as one:
-        # The first records come in parts, and no poll may begin before all parts were returned.
+        # The first records come in parts, and the next poll begins before all parts were returned.
         await asyncio.gather(
             *one.log.producer.send_all(one.topic, 0, [(b"key", b"%d" % number) for number in range(2_500)])
         )

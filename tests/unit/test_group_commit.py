@@ -113,6 +113,12 @@ async def until_suspected(commit: GroupCommit, *leaders: int | None) -> None:
             await asyncio.sleep(0.005)
 
 
+async def a_few_turns() -> None:
+    """Turns of the event loop, in which whatever can be sent now is sent."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
 async def put_until_held(commit: GroupCommit, brokers: Brokers, broker: int) -> list[asyncio.Future[Any]]:
     """What the broker keeps is not known to be stored, whatever else is."""
     puts = []
@@ -248,12 +254,12 @@ async def test_what_must_go_to_several_partitions_of_a_broker_goes_at_once(commi
     brokers.hanging |= {0, 1}
     puts = [commit.append(value("keyed"), ordering_key=key_of(commit, number)) for number in range(PARTITIONS)]
     puts.append(commit.append(value("anywhere")))
-    await asyncio.sleep(0.005)
+    await a_few_turns()
     for broker in (0, 1):
         assert {partition for partition, _, _ in brokers.held[broker]} == {broker, broker + 2, broker + 4}
     later = [commit.append(value("later"), ordering_key=key_of(commit, number)) for number in range(PARTITIONS)]
-    await asyncio.sleep(0.005)
-    assert [len(brokers.held[broker]) for broker in (0, 1)] == [3, 3], "one request at a time to each broker"
+    await a_few_turns()
+    assert [len(brokers.held[broker]) for broker in (0, 1)] == [3, 3], "these wait until the broker has acknowledged"
     brokers.go_on(0)
     brokers.go_on(1)
     await asyncio.gather(*puts, *later)
@@ -265,7 +271,7 @@ async def test_what_goes_at_once_is_about_a_mebibyte(commit, brokers):
     brokers.hanging |= {0, 1}
     large = "x" * 600_000
     puts = [commit.append(value(large), ordering_key=key_of(commit, number)) for number in (0, 2, 4)]
-    await asyncio.sleep(0.005)
+    await a_few_turns()
     assert len(brokers.held[0]) == 2
     brokers.go_on(0)
     assert {partition for partition, _ in await asyncio.gather(*puts)} == {0, 2, 4}
@@ -277,7 +283,7 @@ async def test_a_late_broker_gets_no_batches_for_several_partitions_at_once(comm
     puts = [commit.append(value("late"))]
     await until_suspected(commit, 0)
     puts += (commit.append(value("waits"), ordering_key=key_of(commit, number)) for number in range(PARTITIONS))
-    await asyncio.sleep(0.005)
+    await a_few_turns()
     assert len(brokers.held[0]) == 2
     brokers.go_on(0)
     await asyncio.gather(*puts)
@@ -317,8 +323,7 @@ async def test_the_pause_ends_when_as_many_puts_wait_as_the_largest_recent_batch
             for number in range(5):
                 assert not any(put.done() for put in puts)
                 puts.append(asyncio.ensure_future(commit.append(value(str(number)))))
-                for _ in range(10):
-                    await asyncio.sleep(0)
+                await a_few_turns()
             partitions = [partition for partition, _ in await asyncio.wait_for(asyncio.gather(*puts), 10)]
             assert len(set(partitions)) == 1
 
@@ -332,8 +337,7 @@ async def test_puts_for_several_partitions_count_together_for_the_pause(brokers)
             for key in keys:
                 assert not any(put.done() for put in puts)
                 puts.append(asyncio.ensure_future(commit.append(value("next"), ordering_key=key)))
-                for _ in range(10):
-                    await asyncio.sleep(0)
+                await a_few_turns()
             await asyncio.wait_for(asyncio.gather(*puts), 10)
 
 
