@@ -122,6 +122,8 @@ lock: | .venv/bin/pip
 	$(COMPILE) pyproject.toml --group dev --output-file requirements-dev.lock
 	$(COMPILE) pyproject.toml --constraint requirements-dev.lock --output-file requirements.lock
 	printf 'editables\nhatchling\n' | $(COMPILE) - --constraint requirements-dev.lock --output-file requirements-build.lock
+	printf 'hatch-mypyc\nhatchling\nsetuptools\n' | $(COMPILE) - --constraint requirements-dev.lock \
+		--output-file requirements-wheels.lock
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -12,7 +12,7 @@ mkdir -p "$scratch"
 
 # docker.io/library/python:3.13-slim: Debian 13 has that version. pip finds what the locks name in /wheels, offline.
 if ! podman image exists docker.io/library/python:3.13-slim; then
-    test -d "$scratch/python" || debootstrap --variant=minbase --include=python3,python3-venv,python3-pip,ca-certificates trixie "$scratch/python"
+    test -d "$scratch/python" || debootstrap --variant=minbase --include=python3-dev,python3-venv,python3-pip,ca-certificates trixie "$scratch/python"
     chroot "$scratch/python" python3 -m venv /usr/local  # apart from Debian's own packages, as in the real image
     printf '[global]\nno-index = true\nfind-links = /wheels\n' > "$scratch/python/etc/pip.conf"
     tar -C "$scratch/python" -c . | podman import - docker.io/library/python:3.13-slim
@@ -32,6 +32,6 @@ fi
 "$python" -m pip download --quiet --require-hashes --no-deps --python-version 3.13 --only-binary=:all: \
     $(for one in 5 12 17 24 26 27 28 31 34; do echo "--platform manylinux_2_${one}_$(uname -m)"; done) \
     --platform "manylinux2014_$(uname -m)" --requirement "$repository/requirements.lock" \
-    --requirement "$repository/requirements-build.lock" --dest "$scratch/wheels"
+    --requirement "$repository/requirements-wheels.lock" --dest "$scratch/wheels"
 podman build --isolation chroot --volume "$scratch/wheels:/wheels:ro" --build-arg PYTHON_IMAGE=docker.io/library/python:3.13-slim \
     --tag localhost/everput "$repository"

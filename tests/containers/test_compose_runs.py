@@ -163,6 +163,13 @@ def test_a_message_is_delivered_also_when_a_broker_and_our_processes_were_starte
     wait_until(lambda: arrived(listener, "after"), what="delivered again", within_s=READY_S)
 
 
+@pytest.mark.parametrize("service", ["api", "worker"])
+def test_compiled_modules_run_in_a_container_without_a_compiler(composed: Composed, service: str):
+    where = "from broker.delivery.dispatch import dispatcher; print(dispatcher.__file__)"
+    assert inside(service, "python", "-c", where).stdout.strip().endswith(".so")
+    assert inside(service, "sh", "-c", "command -v cc gcc").returncode != 0
+
+
 @pytest.mark.parametrize("service", ["kafka-1", "api", "worker"])
 def test_a_container_has_no_rights_and_writes_nowhere_but_where_it_must(composed: Composed, service: str):
     status = inside(service, "cat", "/proc/1/status").stdout

@@ -174,7 +174,9 @@ def test_what_the_dockerfile_copies_exists_and_reaches_the_builder():
     assert all((ROOT / source).exists() for source in copied)
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock", "requirements-build.lock"])
+@pytest.mark.parametrize(
+    "lock", ["requirements.lock", *(f"requirements-{name}.lock" for name in ("dev", "build", "wheels"))]
+)
 def test_a_lock_pins_every_package_by_hash_and_names_no_place_to_get_it(lock):
     text = (ROOT / lock).read_text()
     requirements = re.split(r"\n(?=[a-z0-9])", text.partition("\n    make lock\n")[2] or text)
@@ -191,6 +193,7 @@ def test_the_locks_agree():
     everything = versions("requirements-dev.lock").items()
     assert versions("requirements.lock").items() <= everything
     assert versions("requirements-build.lock").items() <= everything
+    assert versions("requirements-wheels.lock").items() <= everything
 
 
 def test_the_readme_installs_only_pinned_hashes_in_the_versions_of_the_locks():
