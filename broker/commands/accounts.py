@@ -73,15 +73,18 @@ class AccountCommands:
         self._view = view
         self._passwords = passwords or Passwords()
 
-    async def create_account(self, email: str, password: str, *, request_id: str = "") -> Account:
-        """Create an account. Raises Refused if the e-mail address or password is not valid, EmailTaken if the address
-        is in use.
+    async def create_account(
+        self, email: str, password: str, *, is_random: bool = False, request_id: str = ""
+    ) -> Account:
+        """Create an account. `is_random` is true if Everput itself has drawn the password at random.
+
+        Raises Refused if the e-mail address or password is not valid, EmailTaken if the address is in use.
         """
         check_email(email)
         await self._view.caught_up()
         taken = self._view.state.accounts.account(email) is not None
         if not taken:
-            password_hash = await self._passwords.hash(password, about=(email,))
+            password_hash = await self._passwords.hash(password, about=(email,), is_random=is_random)
             account_id = str(uuid4())
             event = ev.AccountCreated(
                 **event_fields(_without_organization(account_id, request_id)),
@@ -237,7 +240,7 @@ class AccountCommands:
         event = ev.AccountPasswordReset(
             **event_fields(context),
             account_id=account_id,
-            password_hash=await self._passwords.hash(password),
+            password_hash=await self._passwords.hash(password, is_random=True),
             expires_at_ms=context.at_ms + _ONE_TIME_S * 1000,
         )
         await self._record_of_account(event)

@@ -98,12 +98,15 @@ async def first_start(control: ControlLog, view: DirectoryView, *, key_file: Pat
     password, account = read_secret(password_file), view.state.accounts.account(EMAIL)
     created: Account | None = None
     if not view.state.accounts.by_id:
+        is_random = password is None
         if password is None:
             password = secrets.token_urlsafe(_PASSWORD_BYTES)
             # Write the password to a file first. Otherwise, a crash could leave an account whose password nobody knows.
             write_secret(password_file, password)
         try:
-            account = created = await AccountCommands(control, view).create_account(EMAIL, password)
+            account = created = await AccountCommands(control, view).create_account(
+                EMAIL, password, is_random=is_random
+            )
         # Another server on the same Kafka cluster has created the account first.
         except EmailTaken:
             remove_secret(password_file)

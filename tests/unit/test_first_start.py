@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from broker.commands.organizations import create_organization
 from broker.core import events as ev
 from broker.core.directory import Directory
 from broker.core.keys import key_sha256
-from broker.errors import NotFound
+from broker.errors import NotFound, Refused
 from cli.processes.first_start import EMAIL, ORGANIZATION, first_start, new_key
 
 
@@ -53,6 +54,20 @@ async def test_it_makes_a_key_and_an_account_of_one_organization_once(tmp_path: 
     await start.run()
     assert start.control.records == records
     assert [start.key_file.read_text(), start.password_file.read_text()] == texts
+
+
+async def test_it_judges_no_password_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "zxcvbn", None)  # An import would fail. It takes 12 MiB, which the process keeps.
+    start = Start(tmp_path)
+    await start.run()
+    assert await start.opens()
+
+
+async def test_it_judges_a_password_that_was_in_the_file_before(tmp_path: Path):
+    start = Start(tmp_path)
+    start.password_file.write_text("1234567890")
+    with pytest.raises(Refused, match="top-100"):
+        await start.run()
 
 
 @pytest.mark.parametrize("events", range(5))
