@@ -35,7 +35,8 @@ LEAVES_MAX = 8
 HAPPY_CALLED_MAX, LEAVES_CALLED_MAX = 45, 35
 ROOT = f"{Path(broker.__file__).parent}/"
 CARRIERS = (DefaultRecord, Message, Delivery, Stream, Cursor)
-PUT = {"kafka/group_commit.py", "kafka/appends.py"}  # the API's side, which runs in the same process here
+# The API's side, which runs in the same process here, and has timers of its own.
+PUT = {f"kafka/{name}.py" for name in ("appends", "group_commit", "in_flight", "pauses")}
 
 
 @pytest.fixture
