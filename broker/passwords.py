@@ -52,21 +52,21 @@ class Passwords:
         self._dummy_hash: str | None = None
 
     async def hash(
-        self, password: str, *, about: Sequence[str] = (), pointer: str = "/password", is_random: bool = False
+        self, password: str, *, about: Sequence[str] = (), pointer: str = "/password", random: bool = False
     ) -> str:
         """Return the hash of a new password in PHC form.
 
         `about` holds words that an attacker would try first, such as the e-mail address. If Everput itself has drawn
-        the password at random, `is_random` is true: it is then not judged, which would load zxcvbn into this process.
+        the password at random, `random` is true: it is then not judged, which would load zxcvbn into this process.
         Raises Refused if the password is too short, too long or easy to guess; TooManyPasswords if too many are being
         checked.
         """
         if not CHARS_MIN <= len(password) <= CHARS_MAX:
             raise Refused(f"The password must have {CHARS_MIN} to {CHARS_MAX} characters.", pointer=pointer)
-        return await self._beside(lambda: self._judged_and_hashed(password, about, pointer, is_random=is_random))
+        return await self._beside(lambda: self._judged_and_hashed(password, about, pointer, random=random))
 
-    def _judged_and_hashed(self, password: str, about: Sequence[str], pointer: str, *, is_random: bool) -> str:
-        reason = None if is_random else refuse_password(password, about)
+    def _judged_and_hashed(self, password: str, about: Sequence[str], pointer: str, *, random: bool) -> str:
+        reason = None if random else refuse_password(password, about)
         if reason is not None:
             raise Refused(f"This password can't be used. It {reason}.", pointer=pointer)
         return self._hasher.hash(_normal(password))

@@ -73,18 +73,15 @@ class AccountCommands:
         self._view = view
         self._passwords = passwords or Passwords()
 
-    async def create_account(
-        self, email: str, password: str, *, is_random: bool = False, request_id: str = ""
-    ) -> Account:
-        """Create an account. `is_random` is true if Everput itself has drawn the password at random.
-
-        Raises Refused if the e-mail address or password is not valid, EmailTaken if the address is in use.
+    async def create_account(self, email: str, password: str, *, random: bool = False, request_id: str = "") -> Account:
+        """Create an account. `random` is true if Everput itself has drawn the password at random. Raises Refused if the
+        e-mail address or password is not valid, EmailTaken if the address is in use.
         """
         check_email(email)
         await self._view.caught_up()
         taken = self._view.state.accounts.account(email) is not None
         if not taken:
-            password_hash = await self._passwords.hash(password, about=(email,), is_random=is_random)
+            password_hash = await self._passwords.hash(password, about=(email,), random=random)
             account_id = str(uuid4())
             event = ev.AccountCreated(
                 **event_fields(_without_organization(account_id, request_id)),
@@ -240,7 +237,7 @@ class AccountCommands:
         event = ev.AccountPasswordReset(
             **event_fields(context),
             account_id=account_id,
-            password_hash=await self._passwords.hash(password, is_random=True),
+            password_hash=await self._passwords.hash(password, random=True),
             expires_at_ms=context.at_ms + _ONE_TIME_S * 1000,
         )
         await self._record_of_account(event)

@@ -104,9 +104,7 @@ async def first_start(control: ControlLog, view: DirectoryView, *, key_file: Pat
             # Write the password to a file first. Otherwise, a crash could leave an account whose password nobody knows.
             write_secret(password_file, password)
         try:
-            account = created = await AccountCommands(control, view).create_account(
-                EMAIL, password, is_random=is_random
-            )
+            account = created = await AccountCommands(control, view).create_account(EMAIL, password, random=is_random)
         # Another server on the same Kafka cluster has created the account first.
         except EmailTaken:
             remove_secret(password_file)
