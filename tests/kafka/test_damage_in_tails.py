@@ -9,7 +9,7 @@ from broker.errors import LogDamaged
 from broker.kafka.admin import ensure_topics
 from broker.kafka.log import KafkaLog
 from broker.kafka.long_poll import LongPoll
-from broker.kafka.topics import topics
+from broker.kafka.topics import Topic, topics
 from tests.damage import flip, holding, partition_folder
 from tests.kafka.test_damage import SIZE, kafka, settings, value
 from tests.listeners import until
@@ -19,20 +19,29 @@ __all__ = ["kafka", "settings"]  # fixtures
 COUNT = 20
 
 
-async def test_damage_is_reported_although_another_partition_always_has_new_records(kafka, settings):
+async def log_with_damage(kafka: Any, settings: Any, altered: dict[int, int]) -> tuple[Topic, KafkaLog]:
+    """A started log, in whose partitions a byte of the batch with the record 10 is altered: which byte, by partition.
+    Each of these partitions has `COUNT` records, a batch each.
+    """
     topic = topics(settings).messages
     await ensure_topics(settings, topics(settings))
     log = KafkaLog(settings)
     await log.start()
     for number in range(COUNT):
-        await asyncio.gather(*log.producer.send_all(topic.name, 0, [(b"key", value(topic, number, SIZE))]))
+        for partition in altered:
+            await asyncio.gather(*log.producer.send_all(topic.name, partition, [(b"key", value(topic, number, SIZE))]))
     await log.stop()
     await kafka.running_process.stop()
-    flip(holding(partition_folder(kafka.data_dir, topic.name, 0), 10), at=100)
+    for partition, byte in altered.items():
+        flip(holding(partition_folder(kafka.data_dir, topic.name, partition), 10), at=byte)
     await kafka.restart()
-
     log = KafkaLog(settings)
     await log.start()
+    return topic, log
+
+
+async def test_damage_is_reported_although_another_partition_always_has_new_records(kafka, settings):
+    topic, log = await log_with_damage(kafka, settings, {0: 100})
     long_poll = LongPoll(log.requests, topic.name)
 
     read = log.requests.read
@@ -72,21 +81,7 @@ async def test_damage_is_reported_although_another_partition_always_has_new_reco
 
 
 async def test_a_tail_steps_over_no_record_whose_batch_has_an_altered_length(kafka, settings):
-    topic = topics(settings).messages
-    await ensure_topics(settings, topics(settings))
-    log = KafkaLog(settings)
-    await log.start()
-    for number in range(COUNT):
-        for partition in range(2):
-            await asyncio.gather(*log.producer.send_all(topic.name, partition, [(b"key", value(topic, number, SIZE))]))
-    await log.stop()
-    await kafka.running_process.stop()
-    for partition, byte in ((0, 9), (1, 8)):  # 64 KiB more than it is, and 16 MiB
-        flip(holding(partition_folder(kafka.data_dir, topic.name, partition), 10), at=byte)
-    await kafka.restart()
-
-    log = KafkaLog(settings)
-    await log.start()
+    topic, log = await log_with_damage(kafka, settings, {0: 9, 1: 8})  # lengths: 64 KiB more than it is, and 16 MiB
     long_poll = LongPoll(log.requests, topic.name)
     try:
         long_poll.begin({0: 0, 1: 0})
