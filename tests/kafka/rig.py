@@ -11,6 +11,8 @@ from datetime import datetime
 from ipaddress import ip_network
 from typing import Any
 
+from msgspec import UNSET, UnsetType
+
 from broker.commands.changes import delete_message, update_message
 from broker.commands.context import Context, now_ms
 from broker.commands.listeners import ListenerCommands, ListenerInput
@@ -101,7 +103,12 @@ class Rig:
         return (await self.commands.create_listener(self.context, queue.id, listener_input))[0]
 
     async def put(
-        self, queue: Queue, *data: str, key: str | None = None, deliver_at: datetime | None = None
+        self,
+        queue: Queue,
+        *data: str,
+        key: str | None = None,
+        deliver_at: datetime | None = None,
+        traceparent: str | UnsetType = UNSET,
     ) -> list[str]:
         """Their ids, once each is acknowledged."""
         return [
@@ -115,6 +122,7 @@ class Rig:
                     actor="key:test",
                     request_id="r",
                     deliver_at=deliver_at,
+                    traceparent=traceparent,
                 )
             ).id
             for one in data

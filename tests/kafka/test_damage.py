@@ -28,6 +28,7 @@ from tests.kafka.rig import Rig, running
 from tests.listeners import until
 
 PARTITION = 1
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 SIZE = 3_000  # of a record: Kafka's index has an entry every four KiB
 
 
@@ -183,7 +184,7 @@ async def test_altered_messages_are_parked_all_others_delivered_and_these_once_t
     async with running(settings) as rig:
         queue, other = await rig.queue(), await rig.queue("other")
         listener = await rig.listen(queue, "it")
-        ids = await rig.put(queue, *(f"text-{number:02}" for number in range(40)))
+        ids = await rig.put(queue, *(f"text-{number:02}" for number in range(40)), traceparent=TRACE)
         await rig.put(other, "not for it")
         where = await places(rig, ids)
         await kafka.running_process.stop()
@@ -243,6 +244,8 @@ async def test_altered_messages_are_parked_all_others_delivered_and_these_once_t
             await until(lambda: set(rig.listeners.ids("it")) == rest, what="mended, they are delivered")
             assert not directory.state.damage
             assert set(rig.listeners.ids("it").values()) == {1}
+            traced = {one.message_id for one in rig.listeners.taken("it") if "traceparent" in one.headers}
+            assert traced == {*ids} - {given_up}
         finally:
             await reports.stop()
 

@@ -12,6 +12,7 @@ import pytest
 from broker.commands.replays import ReplayCommands, ReplayInput
 from broker.core.directory import REPLAY_HEADER
 from broker.core.entities import Listener, Queue
+from broker.core.health import Health
 from broker.core.replays import Replay
 from broker.errors import NotFound
 from broker.kafka.cursors import KafkaCursors
@@ -118,12 +119,18 @@ async def test_paused_it_stands_still_and_cancelled_it_delivers_no_more(rig: Rig
     paused = await commands(rig).pause(rig.context, replay)
     (worker,) = rig.workers
     dispatcher = worker.dispatchers[replay.id]
+
+    async def replaying() -> int:
+        return (await worker.condition()).health[Health.REPLAYING]
+
     await until(lambda: dispatcher.listener.paused and not dispatcher.busy, what="it stands still")
     stood = len(replayed(rig))
     await asyncio.sleep(0.3)
     assert len(replayed(rig)) == stood
+    assert await replaying() == 0
     resumed = await commands(rig).resume(rig.context, paused)
     await until(lambda: len(replayed(rig)) > stood, what="it goes on")
+    assert await replaying() == 1
     await commands(rig).cancel(rig.context, resumed)
     await until(lambda: replay.id not in worker.dispatchers, what="it has ended")
     assert len(replayed(rig)) < 50

@@ -245,7 +245,7 @@ async def test_only_listeners_with_the_most_attempts_and_failures_are_named_and_
 
 
 async def test_whoever_asks_how_thousands_of_listeners_are_stops_nobody():
-    listener = SimpleNamespace(id="l", paused=None)
+    listener = SimpleNamespace(id="l", paused=None, replay=None)
     memory = SimpleNamespace(held_bytes=1)
     counted = {"held": 1, "memory": memory, "behind": (), "streams": {}, "recent": {}, "listener": listener}
     dispatchers = [SimpleNamespace(circuit=Circuit(), **counted) for _ in range(1000)]
@@ -269,7 +269,7 @@ async def test_whoever_asks_while_very_many_become_due_together_lets_others_run_
     outstanding = Noting(None, None, "", {}, {}, None)
     dispatchers, ids = [], ("l-1", "l-2")
     for listener_id in ids:
-        listener = SimpleNamespace(id=listener_id, queue_id="q", paused=None)
+        listener = SimpleNamespace(id=listener_id, queue_id="q", paused=None, replay=None)
         counted = {"held": 0, "memory": SimpleNamespace(held_bytes=0), "behind": (), "streams": {}, "recent": {}}
         dispatchers.append(SimpleNamespace(circuit=Circuit(), listener=listener, **counted))
     partitions = {number: SimpleNamespace(recent=0, recent_bytes=0) for number in range(4)}

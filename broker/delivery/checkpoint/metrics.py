@@ -165,7 +165,11 @@ async def condition(
     for partition in partitions.values():
         now.recent += partition.recent
         now.recent_bytes += partition.recent_bytes
-    for looked_at, dispatcher in enumerate(list(dispatchers), 1):
+    served = list(dispatchers)
+    # A replay is served as a listener of its own, and knows the id of the listener that it replays to.
+    replays = [one.listener.replay for one in served if one.listener.replay is not None]
+    replaying = {replay.listener_id for replay in replays if replay.state == "running"}
+    for looked_at, dispatcher in enumerate(served, 1):
         if looked_at % at_once == 0:
             await asyncio.sleep(0)
         now.listeners[state_of(dispatcher)] += 1
@@ -187,7 +191,7 @@ async def condition(
             messages += count
             if since_ms is not None:
                 oldest.append(since_ms)
-        _judge(now, dispatcher, outstanding)
+        _judge(now, dispatcher, outstanding, replaying=dispatcher.listener.id in replaying)
         if messages:
             now.lags.append(
                 Lag(dispatcher.listener.id, dispatcher.listener.queue_id, messages, min(oldest, default=None))
@@ -195,7 +199,7 @@ async def condition(
     return now
 
 
-def _judge(now: Condition, dispatcher: Dispatcher, outstanding: Outstanding) -> None:
+def _judge(now: Condition, dispatcher: Dispatcher, outstanding: Outstanding, *, replaying: bool) -> None:
     """Add a listener's health and recent attempts to `now`. If the listener needs attention, add it to `now.troubles`,
     too.
     """
@@ -208,7 +212,7 @@ def _judge(now: Condition, dispatcher: Dispatcher, outstanding: Outstanding) -> 
         recent=dispatcher.recent.values(),
         at_ms=now_ms(),
     )
-    health = known.health(paused=listener.paused is not None)
+    health = known.health(paused=listener.paused is not None, replaying=replaying)
     now.health[health] += 1
     if known.accepted or known.refused:
         now.recent_attempts[listener.id] = known.accepted + known.refused, known.refused

@@ -17,7 +17,7 @@ from broker.core.ids import damaged_id, parse_damaged_id, parse_message_id
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import now_ms
 from broker.delivery.outstanding.entry import OutstandingEntry, entry_key, entry_of
-from broker.delivery.outstanding.records import OutstandingRecords
+from broker.delivery.outstanding.records import OutstandingRecords, message_fields
 from broker.delivery.outstanding.sync import WatchedAppender
 from broker.delivery.reading.message import Message
 from broker.delivery.tuning import TUNED, Tuning
@@ -150,24 +150,6 @@ def _set_aside(listener: Listener, partition: int, message: Message) -> Delivery
     message's `deliver_at`, or now if the message has none. Before this function, call message.body(), which decodes the
     message.
     """
-    name, data = message.name_and_data()
     return DeliverySetAside(
-        at_ms=now_ms(),
-        organization_id=listener.organization_id,
-        actor="worker",
-        listener_id=listener.id,
-        queue_id=listener.queue_id,
-        message_id=message.id.decode(),
-        partition=partition,
-        offset=message.offset,
-        number=0,
-        status=None,
-        error=None,
-        put_at_ms=message.put_at_ms,
-        name=name,
-        data=data,
-        key=message.key,
-        redrives=listener.redrives.count,
-        since_ms=message.deliver_at_ms,
-        next_at_ms=message.deliver_at_ms or now_ms(),
+        **message_fields(listener, partition, message), next_at_ms=message.deliver_at_ms or now_ms()
     )

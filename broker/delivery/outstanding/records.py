@@ -14,6 +14,7 @@ from typing import Any, Final
 from msgspec import UNSET
 
 from broker.core.codec import decode, encode
+from broker.core.entities import Listener
 from broker.core.events import BARE, DAMAGED, DeliveryParked, DeliverySetAside, KeptDelivery
 from broker.core.outstanding_sum import KeySum, OutstandingSum
 from broker.delivery.dispatch.stream import Delivery, now_ms
@@ -246,32 +247,44 @@ def kept_event(
     If `due_ms` is None, the event says that the delivery is parked.
     """
     listener, entry = delivery.stream.dispatcher.listener, delivery.entry
+    fields = message_fields(listener, delivery.stream.partition, message) | {
+        "number": delivery.number,
+        "status": status,
+        "error": error,
+        "first_at_ms": delivery.first_at_ms,
+    }
+    if entry is not None:
+        fields |= {"redrives": entry.redrives, "forgiven": entry.forgiven, "since_ms": entry.since_ms}
+    if due_ms is None:
+        return DeliveryParked(**fields)
+    return DeliverySetAside(**fields, next_at_ms=due_ms)
+
+
+def message_fields(listener: Listener, partition: int, message: Message) -> dict[str, Any]:
+    """Return the fields of an event of the topic `outstanding` for a delivery that had no attempt yet. Before this
+    function, call message.body(), which decodes the message.
+    """
     name, data = message.name_and_data()
-    fields: dict[str, Any] = {
+    return {
         "at_ms": now_ms(),
         "organization_id": listener.organization_id,
         "actor": "worker",
         "listener_id": listener.id,
         "queue_id": listener.queue_id,
         "message_id": message.id.decode(),
-        "partition": delivery.stream.partition,
-        "offset": delivery.offset,
-        "number": delivery.number,
-        "status": status,
-        "error": error,
+        "partition": partition,
+        "offset": message.offset,
+        "number": 0,
+        "status": None,
+        "error": None,
         "put_at_ms": message.put_at_ms,
         "name": name,
         "data": data,
         "key": message.key,
-        "redrives": listener.redrives.count if entry is None else entry.redrives,
-        "forgiven": 0 if entry is None else entry.forgiven,
-        "since_ms": message.deliver_at_ms if entry is None else entry.since_ms,
-        "first_at_ms": delivery.first_at_ms,
+        "redrives": listener.redrives.count,
+        "since_ms": message.deliver_at_ms,
         "traceparent": message.traceparent or UNSET,
     }
-    if due_ms is None:
-        return DeliveryParked(**fields)
-    return DeliverySetAside(**fields, next_at_ms=due_ms)
 
 
 def kept_message(event: KeptDelivery) -> Message:
