@@ -111,18 +111,23 @@ def command(
     say(risk(url, queues, to), err=True)
     show = Show(body=body, as_json=as_json)
     listening = _Listening(show, once=once, terminal=terminal, new_names=temporary and not name)
-    ours = True
+    # An exception that an `except*` block raises would come in a group, so raise it after the block.
+    failure: BaseException | None = None
+    lost: BaseException | None = None
     try:
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(listening.run(url, key, places, partial(wanted, filters) if filters else None))
     except* Lost as group:
-        ours = False
-        say_error(f"everput: {group.exceptions[0]}")
-        sys.exit(1)
+        lost = group.exceptions[0]
     except* ConfigurationError as group:
-        raise group.exceptions[0] from None
+        failure = group.exceptions[0]
     finally:
-        _end(url, key, listening.served, listening.created if temporary and ours else set())
+        _end(url, key, listening.served, listening.created if temporary and lost is None else set())
+    if lost is not None:
+        say_error(f"everput: {lost}")
+        sys.exit(1)
+    if failure is not None:
+        raise failure
 
 
 def risk(url: str, queues: Sequence[str], targets: Sequence[str]) -> str:

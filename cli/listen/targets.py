@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from hashlib import sha256
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import click
 
@@ -34,15 +35,21 @@ class Address(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = str(value)
+        url = text
         if (port := _PORT.fullmatch(text)) is not None:
-            return f"http://127.0.0.1:{port[1]}{port[2] or '/'}"
-        if _HOST.fullmatch(text) is not None:
-            return f"http://{text}"
-        if not text.startswith(("http://", "https://")):
+            url = f"http://127.0.0.1:{port[1]}{port[2] or '/'}"
+        elif _HOST.fullmatch(text) is not None:
+            url = f"http://{text}"
+        try:
+            parts = urlsplit(url)
+            is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # for example, the port is above 65535
+            is_address = False
+        if not is_address:
             self.fail(
                 f"{text!r} is not an address such as 3000, localhost:3000 or http://localhost:3000/hook", param, ctx
             )
-        return text
+        return url
 
 
 class Filter(click.ParamType):

@@ -62,8 +62,6 @@ class TunnelClient:
     ) -> None:
         self._wants = wants
         parts = urlsplit(target)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigurationError(f"{target} is not an http or https URL, such as http://localhost:3000")
         self._place = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
         self._uri = (
             f"{url.replace('http', 'ws', 1).rstrip('/')}/v1/queues/{queue_id}/listen?{urlencode({'name': name})}"

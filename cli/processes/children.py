@@ -94,7 +94,7 @@ class Child:
         try:
             while not self._stopping.is_set():
                 started_s = loop.time()
-                code = await self._run()
+                code = await self._run_once()
                 if self._stopping.is_set():
                     _log.info("process.stopped", process=self.name, exit=code)
                     return
@@ -106,6 +106,16 @@ class Child:
                     await asyncio.wait_for(self._stopping.wait(), pause_s)
         finally:
             self._ended.set()
+
+    async def _run_once(self) -> int | None:
+        """Start the child process once, and wait until it ends. Return its exit code. Return None if the system could
+        not start the process, for example because it has no memory or no process ids left.
+        """
+        try:
+            return await self._run()
+        except OSError as error:
+            self._error = f"the process could not be started: {error}"
+            return None
 
     async def _run(self) -> int:
         """Start the child process once, and wait until it ends. Return its exit code, which is negative if a signal

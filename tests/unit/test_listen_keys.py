@@ -115,7 +115,9 @@ def test_a_port_or_a_host_with_a_port_is_an_address(typed: str, url: str):
     assert Address().convert(typed, None, None) == url
 
 
-@pytest.mark.parametrize("typed", ["localhost", "ftp://a/", "3000 ", "", "300000"])
+@pytest.mark.parametrize(
+    "typed", ["localhost", "ftp://a/", "3000 ", "", "300000", "99999", "a:70000", "http://", "http://a:x/", "0"]
+)
 def test_what_is_no_address_is_refused(typed: str):
     with pytest.raises(click.BadParameter, match="such as 3000"):
         Address().convert(typed, None, None)
