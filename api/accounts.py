@@ -245,7 +245,7 @@ class Accounts:
         session = await self._sessions.find(call.scope, call.headers)
         call.by_session(session)
         body = await call.json(NameBody, small=True)
-        organization = await self._commands.create_organization(
+        organization = await self._commands.members.create_organization(
             session.account_id, name=body.name, request_id=call.request_text
         )
         return {"organization": self._membership_fields(organization, session.account_id)}

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from api.accounts import DEFAULT_LIMITS, AccountLimits, Accounts
-from api.auth import ApiKeys, LimitedApiKeys, Members, Sessions
+from api.auth import ApiKeys, Members, Sessions
 from api.bodies import BYTES_MAX, Bodies
 from api.browsers import Browsers
 from api.calls import Call, Handler, Method, Resource, Service, answer_problem
@@ -150,7 +150,7 @@ def make_app(
     messages = Messages(log, idempotency, view, deliveries, stored, tokens, tracing)
     public_url = None if settings.public_url is None else settings.public_url.rstrip("/")
     limit = settings.requests_per_s
-    keys = ApiKeys(view, log.control) if limit is None else LimitedApiKeys(view, log.control, requests_per_s=limit)
+    keys = ApiKeys(view, log.control, stored, requests_per_s=limit)
     changes = Changes(settings.changes_per_min, stored)
     sessions = Sessions(view, public_url)
     account_commands = AccountCommands(log.control, view, passwords)
@@ -173,9 +173,10 @@ def make_app(
         view,
         sealer,
         Resolver(settings.allow_networks, dns, mailer=mailer),
+        stored,
     )
     organization_keys = OrganizationKeys(log.control, view, sessions, views, changes)
-    organization_members = OrganizationMembers(account_commands, view, sessions, changes)
+    organization_members = OrganizationMembers(account_commands.members, view, sessions, changes)
     invitations = Invitations(
         InvitationCommands(log.control, view, account_commands),
         view,
@@ -309,7 +310,7 @@ def make_app(
             ),
             at(f"{listener}/secret", GET=Method(secrets.get, "queues")),
             at(f"{listener}/secret/rotate", POST=changing(secrets.rotate)),
-            at(f"{listener}/test", POST=Method(secrets.test, "queues:operate")),
+            at(f"{listener}/test", POST=changing(secrets.test, "queues:operate")),
             at(f"{listener}/pause", POST=Method(listeners.pause, "queues:operate")),
             at(f"{listener}/resume", POST=changing(listeners.resume, "queues:operate")),
             WebSocketRoute(f"{queue}/listen", Listen(service, listener_commands, view, tunnels, changes).serve),

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
+from time import monotonic
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -19,10 +21,12 @@ from api.problems import Forbidden, Headers, NoSession, Unauthenticated
 from broker.commands.context import now_ms
 from broker.core.accounts import Session
 from broker.core.api_keys import ApiKey
+from broker.core.codec import encode
 from broker.core.events import KeyUsed
 from broker.core.keys import SESSION_PREFIX, covers, is_key, key_sha256
-from broker.errors import BrokerError, NotFound
+from broker.errors import BrokerError, NotFound, StorageFull
 from broker.ports import ControlLog, DirectoryView
+from broker.volume import StoredBytes
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +37,7 @@ COOKIE: Final = "everput_session"
 COOKIE_HTTPS: Final = f"__Host-{COOKIE}"
 _REMEMBERED_MAX: Final = 10_000
 _USE_NOTED_S: Final = 3600
+_NOT_CACHED: Final = ("", 0.0)
 # A burst may have this many times the requests of a second, but at least 1: 20 if the rate limit is 2 a second.
 _WINDOW_S: Final = 10
 _BEARER: Final = "bearer "
@@ -49,32 +54,44 @@ class ApiKeys:
     with API keys. None means no limit.
     """
 
-    limit: Limit | None = None
-
-    def __init__(self, view: DirectoryView, control: ControlLog) -> None:
+    def __init__(
+        self, view: DirectoryView, control: ControlLog, stored: StoredBytes, *, requests_per_s: float | None
+    ) -> None:
+        refusal = "This organization's keys make too many requests."
+        self.limit = _request_limit("keys", requests_per_s, refusal=refusal)
         self._view = view
         self._control = control
-        self._hashes: dict[bytes, str] = {}
+        self._stored = stored
+        # By the text of a key: the text's SHA-256, and until when it is in the cache (seconds on the monotonic clock).
+        self._hashes: dict[bytes, tuple[str, float]] = {}
         self._noting: set[asyncio.Task[None]] = set()
 
-    async def find(self, text: bytes, headers: Headers, request_id: bytes) -> ApiKey:  # noqa: ARG002 - for LimitedApiKeys
-        """Return the API key that a client sent. Raises Unauthenticated if the key is missing, unknown, revoked or
-        expired. The subclass LimitedApiKeys also counts the request, and adds rate limit headers to `headers`.
+    async def find(self, text: bytes, headers: Headers, request_id: bytes) -> ApiKey:
+        """Return the API key that a client sent, and count the request. Add rate limit headers to `headers` if there is
+        a limit. Raises Unauthenticated if the key is missing, unknown, revoked or expired. Raises TooManyRequests if
+        the key's organization exceeds the rate limit.
         """
-        api_key = self._view.state.keys_by_sha256.get(self._hashes.get(text, ""))
+        api_key = self._cached(text)
         if api_key is None:
-            return await self._look_up(text, request_id)
-        check_unexpired(api_key)
+            api_key = await self._look_up(text, request_id)
+        else:
+            check_unexpired(api_key)
+        if self.limit is not None:
+            self.limit.take(headers, api_key.organization_id)
         return api_key
 
     def remembered(self, text: bytes) -> ApiKey | None:
         """Return the API key with this text if it is in the cache and valid. Otherwise return None: the caller must
         then call find(), which looks the key up or refuses it.
         """
-        api_key = self._view.state.keys_by_sha256.get(self._hashes.get(text, ""))
+        api_key = self._cached(text)
         if api_key is None or (api_key.expires_at_ms is not None and api_key.has_expired(now_ms())):
             return None
         return api_key
+
+    def _cached(self, text: bytes) -> ApiKey | None:
+        sha256, until_s = self._hashes.get(text, _NOT_CACHED)
+        return self._view.state.keys_by_sha256.get(sha256) if monotonic() < until_s else None
 
     async def _look_up(self, text: bytes, request_id: bytes) -> ApiKey:
         if not text:
@@ -97,20 +114,23 @@ class ApiKeys:
         if api_key is None:
             raise Unauthenticated("This API key is unknown or was revoked. Use another key, or create one.")
         check_unexpired(api_key)
+        self._hashes.pop(text, None)
         if len(self._hashes) >= _REMEMBERED_MAX:
-            self._hashes.clear()
-        self._hashes[text] = sha256
-        self._used(api_key, text, request_id)
+            del self._hashes[next(iter(self._hashes))]  # the oldest entry
+        self._hashes[text] = sha256, monotonic() + _USE_NOTED_S
+        self._used(api_key, request_id)
         return api_key
 
-    def _used(self, api_key: ApiKey, text: bytes, request_id: bytes) -> None:
-        """Record in the log that an API key was used, unless the log has a use of the key in the last half hour. The
-        caller has just put the key into the cache. After an hour, this method removes the key from the cache. The key's
-        next use then puts it into the cache again, and can be recorded, too.
+    def _used(self, api_key: ApiKey, request_id: bytes) -> None:
+        """Record in the log that an API key was used, unless the log has a use of the key in the last half hour, or the
+        organization may store nothing more. After an hour, the key is not in the cache any more, so that its next use
+        can be recorded, too.
         """
-        asyncio.get_running_loop().call_later(_USE_NOTED_S, self._hashes.pop, text, None)
         at_ms = now_ms()
-        if at_ms - (api_key.last_used_at_ms or 0) >= _USE_NOTED_S * 500:
+        if at_ms - (api_key.last_used_at_ms or 0) < _USE_NOTED_S * 500:
+            return
+        with suppress(StorageFull):
+            self._stored.check_change(api_key.organization_id)
             task = asyncio.create_task(self._note(api_key, at_ms, request_id))
             self._noting.add(task)
             task.add_done_callback(self._noting.discard)
@@ -123,6 +143,7 @@ class ApiKeys:
             request_id=str(request_id, "ascii"),
             key_id=api_key.id,
         )
+        self._stored.add(api_key.organization_id, len(encode(event)))
         try:
             await self._control.append(event)
         # If the event `key.used` could not be stored, only log a warning.
@@ -131,25 +152,9 @@ class ApiKeys:
             log.warning("key.use_not_noted key=%s error=%s", api_key.id, error)
 
 
-class LimitedApiKeys(ApiKeys):
-    """The look-up of API keys, with a rate limit on each organization's requests. Each process counts on its own."""
-
-    def __init__(self, view: DirectoryView, control: ControlLog, *, requests_per_s: float) -> None:
-        super().__init__(view, control)
-        self.limit: Limit = _requests(
-            "keys", requests_per_s, refusal="This organization's keys make too many requests."
-        )
-
-    async def find(self, text: bytes, headers: Headers, request_id: bytes) -> ApiKey:
-        """Return the API key that a client sent, and count the request. Raises Unauthenticated if the key is missing or
-        not valid. Raises TooManyRequests if the key's organization exceeds the rate limit.
-        """
-        api_key = await super().find(text, headers, request_id)
-        self.limit.take(headers, api_key.organization_id)
-        return api_key
-
-
-def _requests(name: str, per_s: float, *, refusal: str) -> Limit:
+def _request_limit(name: str, per_s: float | None, *, refusal: str) -> Limit | None:
+    if per_s is None:
+        return None
     return Limit(name, max(1, round(per_s * _WINDOW_S)), per_s=per_s, refusal=refusal)
 
 
@@ -315,10 +320,8 @@ class Members:
     def __init__(self, view: DirectoryView, sessions: Sessions, *, requests_per_s: float | None) -> None:
         self._view = view
         self._sessions = sessions
-        self._limit = None
-        if requests_per_s is not None:
-            refusal = "This organization's members make too many requests."
-            self._limit = _requests("members", requests_per_s, refusal=refusal)
+        refusal = "This organization's members make too many requests."
+        self._limit = _request_limit("members", requests_per_s, refusal=refusal)
 
     async def find(self, scope: Scope, headers: Headers) -> tuple[Session, str]:
         """Return the session of the request, and the id of the organization that its header `Everput-Organization`

@@ -86,7 +86,7 @@ DESCRIPTIONS: Final[Mapping[str, str]] = {
     "getQueueStatistics": (
         "Gets a queue's counts over time: messages put, deliveries by all of its listeners, failed attempts by answer, "
         "parked deliveries, and the times from put to delivered. Counts are written once a minute and kept for 30 "
-        "days; `counted_at` tells how far they go."
+        "days; `counted_at` is the time at which a worker last wrote counts."
     ),
     "getListenerStatistics": (
         "Gets a listener's counts over time, with the messages put on its queue and its backlog. Attempts count in the "

@@ -18,8 +18,9 @@ from api.limits import EVERYBODY, Limit
 from api.members import as_member
 from api.pages import rfc3339
 from api.shapes import InvitationBody, InvitedAccountBody, TokenBody
-from broker.commands.accounts import check_email, check_role
+from broker.commands.accounts import check_email
 from broker.commands.invitations import InvitationCommands, invitation_mail
+from broker.commands.members import check_role
 from broker.core.entities import Organization
 from broker.core.invitations import Invitation
 from broker.core.roles import MEMBERS

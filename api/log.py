@@ -141,7 +141,7 @@ def _types(query: dict[str, str]) -> frozenset[str] | None:
     if "type" not in query:
         return None
     found: frozenset[str] = frozenset()
-    for text in query["type"].split(","):
+    for text in dict.fromkeys(query["type"].split(",")):  # without repetitions, because looking a type up is slow
         named = types_named(text)
         if named is None:
             raise BadParameter(

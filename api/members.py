@@ -13,7 +13,7 @@ from api.calls import Call
 from api.changes import Changes
 from api.pages import flag_parameter
 from api.shapes import RoleBody
-from broker.commands.accounts import AccountCommands
+from broker.commands.members import MemberCommands
 from broker.core.accounts import Account
 from broker.core.roles import MEMBERS
 from broker.errors import NotFound
@@ -25,7 +25,7 @@ _NO_MEMBER: Final = "No member of this organization has this ID. Check the ID."
 class OrganizationMembers:
     """Handlers for the members of an organization. Only owners may change and remove other members."""
 
-    def __init__(self, commands: AccountCommands, view: DirectoryView, sessions: Sessions, changes: Changes) -> None:
+    def __init__(self, commands: MemberCommands, view: DirectoryView, sessions: Sessions, changes: Changes) -> None:
         self._commands = commands
         self._changes = changes
         self._view = view

@@ -18,10 +18,10 @@ from api.limits import EVERYBODY, Limit
 from api.page_tokens import PageTokens
 from api.problems import BadParameter, Forbidden
 from api.shapes import NewPasswordBody, ResetBody
-from broker.commands.accounts import AccountCommands, check_email
+from broker.commands.accounts import AccountCommands, WrongPassword, check_email
 from broker.commands.context import now_ms
 from broker.core.accounts import Account
-from broker.errors import Refused
+from broker.errors import Changed, Refused
 from broker.outbound.mail import Mailer
 from broker.ports import DirectoryView
 
@@ -112,25 +112,31 @@ class PasswordResets:
     async def set(self, call: Call) -> Any:
         """Set a new password with the token of a mail. All sessions of the account end."""
         body = await call.json(NewPasswordBody, small=True)
-        self._set.take(call.headers, EVERYBODY)
         account = await self._account(body.token)
-        await self._commands.replace_password(account, body.new_password, request_id=call.request_text)
+        self._set.take(call.headers, EVERYBODY)  # only now: otherwise, invalid tokens could use up everybody's limit
+        try:
+            await self._commands.replace_password(account, body.new_password, request_id=call.request_text)
+        except (WrongPassword, Changed):  # another request has used the same link meanwhile, or ended all sessions
+            raise _invalid() from None
         return {"account": {"id": account.id, "email": account.email}}
 
     async def _account(self, token: str) -> Account:
         """Return the account that a token is for. Raises Refused if the token is invalid or has expired, if the
         password has changed since the mail, or if the account is blocked or deleted.
         """
-        wrong = Refused("This link is not valid any more. Ask for another one.", pointer="/token")
         try:
             ends_at_ms, fingerprint, account_id = self._tokens.open(token, "", _PATH).decode().split(" ")
         except BadParameter:
-            raise wrong from None
+            raise _invalid() from None
         await self._view.caught_up()
         account = self._view.state.accounts.by_id.get(account_id)
         if account is None or account.blocked or int(ends_at_ms) <= now_ms() or _fingerprint(account) != fingerprint:
-            raise wrong
+            raise _invalid()
         return account
+
+
+def _invalid() -> Refused:
+    return Refused("This link is not valid any more. Ask for another one.", pointer="/token")
 
 
 def _fingerprint(account: Account) -> str:

@@ -37,7 +37,7 @@ SESSION_OR_KEY: Final = "session or key"
 CHANGES: Final = frozenset(
     {
         *("createQueue", "renameQueue", "createListener", "updateListener", "resumeListener", "rotateSecret"),
-        *("redriveListener", "replayToListener", "resumeReplay", "createKey", "changeMember"),
+        *("redriveListener", "replayToListener", "resumeReplay", "createKey", "changeMember", "testListener"),
     }
 )
 

@@ -18,6 +18,7 @@ from api.problems import TooManyRequests
 from api.shapes import RotationBody
 from broker.commands.context import event_fields, find_listener, now_ms
 from broker.commands.secrets import SecretCommands
+from broker.core.codec import encode
 from broker.core.entities import Listener
 from broker.errors import NotFound
 from broker.outbound.addresses import Resolver
@@ -26,6 +27,7 @@ from broker.outbound.listener_test import ListenerTest, try_out
 from broker.ports import Answer, DirectoryView, ListenerTestLog
 from broker.sealing import Sealer
 from broker.tenant_slots import TenantSlots
+from broker.volume import StoredBytes
 
 _TESTS_AT_ONCE: Final = 5  # In each process, at most this many tests of one listener can start in a burst.
 _TESTS_PER_S: Final = 0.5
@@ -40,13 +42,20 @@ class Secrets:
     """
 
     def __init__(
-        self, commands: SecretCommands, log: ListenerTestLog, view: DirectoryView, sealer: Sealer, resolver: Resolver
+        self,
+        commands: SecretCommands,
+        log: ListenerTestLog,
+        view: DirectoryView,
+        sealer: Sealer,
+        resolver: Resolver,
+        stored: StoredBytes,
     ) -> None:
         self._commands = commands
         self._log = log
         self._view = view
         self._sealer = sealer
         self._resolver = resolver
+        self._stored = stored
         self._tests = Limit("tests", _TESTS_AT_ONCE, per_s=_TESTS_PER_S, refusal=_TOO_MANY_TESTS)
         self._slots = TenantSlots(
             _TESTS_UNDER_WAY_MAX,
@@ -82,7 +91,9 @@ class Secrets:
         self._tests.take(call.headers, listener.id)
         with self._slots.slot(organization_id):
             trial = await try_out(self._sealer, queue, listener, self._resolver, self._tls)
-        await self._log.append(trial.event(event_fields(call.context()), listener))
+        event = trial.event(event_fields(call.context()), listener)
+        self._stored.add(organization_id, len(encode(event)))
+        await self._log.append(event)
         return {
             "test": {
                 "message_id": trial.message_id,

@@ -124,12 +124,16 @@ class StoredBytes:
 
         Raises StorageFull if the organization's tenant stores at least 10 % more than its limit.
         """
+        self.check_change(organization_id)
+        self.add(organization_id, size)
+
+    def check_change(self, organization_id: str) -> None:
+        """Raise StorageFull if the organization's tenant stores at least 10 % more than its limit."""
         bound = self._bound_of(organization_id)
         if bound is not None and self._stored_by(self._tenant_of(organization_id)) >= bound + bound // _CHANGES_PART:
             raise self._full(organization_id)
         with suppress(StorageFull):
             self.check(organization_id)
-        self.add(organization_id, size)
 
     def follow(self, event: Event) -> None:
         """Note an event by which a process has recorded an organization's stored bytes: the next put of the

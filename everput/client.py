@@ -135,6 +135,9 @@ class AsyncClient:
 
     Concurrent puts on the same queue are sent together as batches, except puts for which the caller gives an
     idempotency key. Each put gets its own answer or error, as if it had been sent alone.
+
+    After NoAnswer, the server may have stored the message. The message may be stored twice if you then send the put
+    again, unless you gave the put an idempotency key.
     """
 
     def __init__(

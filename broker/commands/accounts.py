@@ -1,38 +1,33 @@
-"""Commands on accounts, their sessions and their memberships.
+"""Commands on accounts and their sessions.
 
-Not for: API keys (organizations.py), hashing passwords (broker/passwords.py), rate limits (api/accounts.py), who may
-call a command (api/auth.py).
+Not for: memberships (members.py), API keys (organizations.py), hashing passwords (broker/passwords.py), rate limits
+(api/accounts.py), who may call a command (api/auth.py).
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 from uuid import uuid4
 
-from broker.commands.context import Context, event_fields, now_ms, record
-from broker.commands.organizations import create_organization
+from broker.commands.context import account_context, event_fields, now_ms, record
+from broker.commands.members import LastMember, MemberCommands, without_owner
 from broker.core import events as ev
 from broker.core import keys
 from broker.core.accounts import SESSIONS_MAX, Account, Session, refuse_email
 from broker.core.entities import Organization
-from broker.core.names import shortened
-from broker.core.roles import OWNER, ROLES
-from broker.errors import BrokerError, Changed, NotFound, QuotaReached, Refused, Unavailable
+from broker.errors import BrokerError, Changed, NotFound, Refused, Unavailable
 from broker.passwords import Passwords
 from broker.ports import ControlLog, DirectoryView
 
 SESSION_S: Final = 7 * 86_400
-ORGANIZATIONS_MAX: Final = 20  # organizations of one account
 _ONE_TIME_S: Final = 86_400  # seconds until a one-time password expires
 _ONE_TIME_BYTES: Final = 15
 _BLOCKED: Final = "This account is blocked. Ask the operator of this server."
 _NO_ACCOUNT: Final = "No account has this ID. Check the ID."
-_NO_OWNER: Final = "You are no owner of this organization any more. Ask an owner."
 _WRONG: Final = "No account has this e-mail address and password."
 
 
@@ -59,19 +54,14 @@ class AccountBlocked(BrokerError):
     code = "account-blocked"
 
 
-class LastMember(Refused):
-    """The change is refused: after it, an organization would have no owner who can sign in."""
-
-    code = "last-member"
-
-
 class AccountCommands:
-    """The commands on accounts, sessions and memberships. Their events are written to the topic `control`."""
+    """The commands on accounts and sessions. Their events are written to the topic `control`."""
 
     def __init__(self, control: ControlLog, view: DirectoryView, passwords: Passwords | None = None) -> None:
         self._control = control
         self._view = view
         self._passwords = passwords or Passwords()
+        self.members = MemberCommands(control, view)
 
     async def create_account(self, email: str, password: str, *, random: bool = False, request_id: str = "") -> Account:
         """Create an account. `random` is true if Everput itself has drawn the password at random. Raises Refused if the
@@ -84,7 +74,7 @@ class AccountCommands:
             password_hash = await self._passwords.hash(password, about=(email,), random=random)
             account_id = str(uuid4())
             event = ev.AccountCreated(
-                **event_fields(_without_organization(account_id, request_id)),
+                **event_fields(account_context(account_id, request_id)),
                 account_id=account_id,
                 email=email,
                 password_hash=password_hash,
@@ -129,7 +119,7 @@ class AccountCommands:
         sessions of the account have replaced it.
         """
         token = keys.key_text(os.urandom(keys.RANDOM_BYTES), prefix=keys.SESSION_PREFIX)
-        context = _without_organization(account.id, request_id)
+        context = account_context(account.id, request_id)
         event = ev.SessionCreated(
             **event_fields(context),
             session_id=str(uuid4()),
@@ -167,7 +157,7 @@ class AccountCommands:
             return False
         await self._check_own_password(account, password)
         event = ev.AccountPasswordChanged(
-            **event_fields(_without_organization(account.id, request_id)),
+            **event_fields(account_context(account.id, request_id)),
             account_id=account.id,
             session_id=session.id,
             password_hash=await self._passwords.hash(new_password, about=(account.email,), pointer="/new_password"),
@@ -180,12 +170,14 @@ class AccountCommands:
 
         All sessions of the account end. This function resets the password to a one-time password, signs in with it, and
         changes the password. The log gets an event of each step. Raises Refused if the new password is not allowed.
+        Raises WrongPassword or Changed if somebody else resets the password or ends the sessions meanwhile.
         """
         await self._passwords.hash(new_password, about=(account.email,), pointer="/new_password")
         password, _ = await self.reset_password(account.id, request_id=request_id)
         once = await self.check_password(account.email, password)
         session, _ = await self.start_session(once, request_id=request_id)
-        await self.change_password(session, password, new_password, request_id=request_id)
+        if not await self.change_password(session, password, new_password, request_id=request_id):
+            raise Changed("The password was not set, because the account changed meanwhile. Ask for another link.")
         await self.end_session(session, request_id=request_id)
 
     async def unlink_identity(self, session: Session, password: str, *, request_id: str = "") -> bool:
@@ -209,7 +201,7 @@ class AccountCommands:
             )
         await self._check_own_password(account, password)
         event = ev.AccountIdentityUnlinked(
-            **event_fields(_without_organization(account.id, request_id)), account_id=account.id, session_id=session.id
+            **event_fields(account_context(account.id, request_id)), account_id=account.id, session_id=session.id
         )
         if await record(self._control, self._view, event):
             return True
@@ -233,7 +225,7 @@ class AccountCommands:
         Raises NotFound if there is no such account.
         """
         password = secrets.token_urlsafe(_ONE_TIME_BYTES)
-        context = _without_organization(account_id, request_id)
+        context = account_context(account_id, request_id)
         event = ev.AccountPasswordReset(
             **event_fields(context),
             account_id=account_id,
@@ -247,7 +239,7 @@ class AccountCommands:
         """End all sessions of the account, except the one with the id `but`. Raises NotFound if there is no such
         account.
         """
-        context = _without_organization(account_id, request_id)
+        context = account_context(account_id, request_id)
         await self._record_of_account(
             ev.AccountSessionsEnded(**event_fields(context), account_id=account_id, kept_session_id=but)
         )
@@ -257,14 +249,14 @@ class AccountCommands:
 
         Raises NotFound if there is no such account.
         """
-        event = ev.AccountBlocked(**event_fields(_without_organization(account_id, "")), account_id=account_id)
+        event = ev.AccountBlocked(**event_fields(account_context(account_id, "")), account_id=account_id)
         return await self._record_of_account(event)
 
     async def unblock(self, account_id: str) -> bool:
         """Let the account sign in again. Return False if the account was not blocked. Raises NotFound if there is no
         such account.
         """
-        event = ev.AccountUnblocked(**event_fields(_without_organization(account_id, "")), account_id=account_id)
+        event = ev.AccountUnblocked(**event_fields(account_context(account_id, "")), account_id=account_id)
         return await self._record_of_account(event)
 
     async def delete(self, account_id: str, *, even_if_last: bool = False, request_id: str = "") -> list[Organization]:
@@ -283,13 +275,14 @@ class AccountCommands:
         ]
         if left and not even_if_last:
             raise LastMember(
-                f"{_last(left)} Set `even_if_last` to true (command line: --even-if-last) to delete the account anyway."
+                f"{without_owner(left)} Set `even_if_last` to true (command line: --even-if-last) to delete the "
+                "account anyway."
             )
-        context = _without_organization(account_id, request_id)
+        context = account_context(account_id, request_id)
         for one in list(self._view.state.organizations_of(account_id)):
             within = replace(context, organization_id=one.id)
             with suppress(NotFound):  # Another request may have removed the account from the organization already.
-                await self.leave(within, account_id, even_if_last=even_if_last)
+                await self.members.leave(within, account_id, even_if_last=even_if_last)
         event = ev.AccountDeleted(**event_fields(context), account_id=account_id, even_if_last=even_if_last)
         if not await self._record_of_account(event):
             raise Unavailable(
@@ -312,59 +305,6 @@ class AccountCommands:
         await self._check_own_password(account, password)
         return await self.delete(account.id, even_if_last=even_if_last, request_id=request_id)
 
-    async def leave(self, context: Context, account_id: str, *, even_if_last: bool = False) -> None:
-        """Remove the account from an organization.
-
-        `context` names the organization and the author of the command. Raises NotFound if the account is not a member.
-        Raises LastMember if the account is the last owner who can sign in, and `even_if_last` is not set. Raises
-        Changed if the author is another member who is no owner any more.
-        """
-        event = ev.OrganizationLeft(**event_fields(context), account_id=account_id, even_if_last=even_if_last)
-        if await record(self._control, self._view, event):
-            return
-        organization = self._view.state.organizations.get(context.organization_id)
-        if organization is None or account_id not in organization.members:
-            raise NotFound("No member of this organization has this ID. Check the ID.")
-        if not self._view.state.is_last(organization, account_id):
-            raise Changed(_NO_OWNER)
-        raise LastMember(
-            f"{_last([organization])} Set `even_if_last` to true (command line: --even-if-last) to remove this owner "
-            "anyway."
-        )
-
-    async def change_role(self, context: Context, account_id: str, role: str) -> None:
-        """Give a member of an organization another role.
-
-        `context` names the organization and the author of the command. Raises Refused if the role does not exist, and
-        NotFound if the account is no member. Raises LastMember if the member is the last owner who can sign in, and
-        `role` is not `owner`. Raises Changed if the author is no owner any more.
-        """
-        check_role(role)
-        if self._has_role(context.organization_id, account_id, role):
-            return
-        event = ev.MemberRoleChanged(**event_fields(context), account_id=account_id, role=role)
-        if await record(self._control, self._view, event):
-            return
-        if not self._has_role(context.organization_id, account_id, role):
-            raise Changed(_NO_OWNER)
-
-    def _has_role(self, organization_id: str, account_id: str, role: str) -> bool:
-        """Return whether a member has the role already. Raises NotFound if the account is no member. Raises LastMember
-        if the member is the last owner who can sign in, and `role` is not `owner`.
-        """
-        state = self._view.state
-        before = state.role_of(organization_id, account_id)
-        if before is None:
-            raise NotFound("No member of this organization has this ID. Check the ID.")
-        organization = state.organizations[organization_id]
-        if role != OWNER and state.is_last(organization, account_id):
-            raise LastMember(
-                f"{_last([organization])} First make another member an owner, or invite an owner and wait until the "
-                "invitation is accepted.",
-                pointer="/role",
-            )
-        return before == role
-
     async def _record_of_account(self, event: _OfAnAccount) -> bool:
         """Record an event of an account, and return whether it changed anything. Raises NotFound if there is no such
         account.
@@ -376,45 +316,8 @@ class AccountCommands:
 
     async def end_session(self, session: Session, *, request_id: str = "") -> None:
         """End a session. If the session has already ended, the event has no effect."""
-        event = ev.SessionEnded(
-            **event_fields(_without_organization(session.account_id, request_id)), session_id=session.id
-        )
+        event = ev.SessionEnded(**event_fields(account_context(session.account_id, request_id)), session_id=session.id)
         await record(self._control, self._view, event)
-
-    async def create_organization(self, account_id: str, *, name: str, request_id: str = "") -> Organization:
-        """Create an organization with this account as its only member.
-
-        Raises Refused if the name is not valid. Raises QuotaReached if the account is in too many organizations, or has
-        created too many organizations.
-        """
-        state = self._view.state
-        joined = sum(1 for _ in state.organizations_of(account_id))
-        if joined >= ORGANIZATIONS_MAX:
-            raise QuotaReached(f"An account may be in at most {ORGANIZATIONS_MAX} organizations. Leave one first.")
-        if state.founded_count(account_id) >= ORGANIZATIONS_MAX:
-            raise QuotaReached(
-                f"This account has created {ORGANIZATIONS_MAX} organizations, including those that it has left. This "
-                "is the limit. Use one of its organizations, or ask another person to create one and invite you."
-            )
-        made = await create_organization(
-            self._control, self._view, name=name, actor=_actor(account_id, request_id), request_id=request_id
-        )
-        return await self.join(account_id, made.id, request_id=request_id)
-
-    async def join(self, account_id: str, organization_id: str, *, request_id: str = "") -> Organization:
-        """Make the account a member of the organization, with the role `owner`. If the account is a member already, it
-        keeps its role. Raises NotFound if the organization or the account does not exist.
-        """
-        context = Context(
-            organization_id=organization_id, actor=_actor(account_id, request_id), request_id=request_id, at_ms=now_ms()
-        )
-        await record(self._control, self._view, ev.OrganizationJoined(**event_fields(context), account_id=account_id))
-        organization = self._view.state.organizations.get(organization_id)
-        if organization is None or account_id not in organization.members:
-            raise NotFound(
-                "The organization or the account does not exist. GET /v1/organizations lists your organizations."
-            )
-        return organization
 
 
 def check_email(email: str) -> None:
@@ -422,26 +325,3 @@ def check_email(email: str) -> None:
     reason = refuse_email(email)
     if reason is not None:
         raise Refused(f"This is not a valid e-mail address. It {reason}.", pointer="/email")
-
-
-def check_role(role: str) -> None:
-    """Raise Refused if the text is no role."""
-    if role not in ROLES:
-        raise Refused(f"{shortened(role)!r} is no role. Use one of {', '.join(ROLES)}.", pointer="/role")
-
-
-def _last(organizations: Sequence[Organization]) -> str:
-    names = ", ".join(f"{one.name} ({one.id})" for one in organizations)
-    return f"No owner who can sign in would be left in {names}."
-
-
-def _actor(account_id: str, request_id: str) -> str:
-    """Return the author of an event about accounts: the account itself, or `shell` (a command of the operator) if there
-    is no HTTP request.
-    """
-    return f"account:{account_id}" if request_id else "shell"
-
-
-def _without_organization(account_id: str, request_id: str) -> Context:
-    """Return the context (author, time and request id) of an event that belongs to no organization."""
-    return Context(organization_id="", actor=_actor(account_id, request_id), request_id=request_id, at_ms=now_ms())

@@ -54,6 +54,27 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def shell_context(organization_id: str) -> Context:
+    """Return the author and the time for the events of a command that the operator calls in a shell. The author is
+    `shell`.
+    """
+    return Context(organization_id=organization_id, actor="shell", request_id="", at_ms=now_ms())
+
+
+def account_actor(account_id: str, request_id: str) -> str:
+    """Return the author of an event about accounts: the account itself, or `shell` (a command of the operator) if there
+    is no HTTP request.
+    """
+    return f"account:{account_id}" if request_id else "shell"
+
+
+def account_context(account_id: str, request_id: str) -> Context:
+    """Return the context (author, time and request id) of an event that belongs to no organization."""
+    return Context(
+        organization_id="", actor=account_actor(account_id, request_id), request_id=request_id, at_ms=now_ms()
+    )
+
+
 def event_fields(context: Context) -> codec.Fields:
     """Return the event fields for the time, the organization, the author and the id of the request."""
     return {

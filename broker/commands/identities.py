@@ -9,10 +9,9 @@ from __future__ import annotations
 from uuid import uuid4
 
 from broker.commands.accounts import check_email
-from broker.commands.context import Context, event_fields, now_ms, record
+from broker.commands.context import account_context, event_fields, record
 from broker.core import events as ev
 from broker.core.accounts import Account, Identity
-from broker.core.codec import Fields
 from broker.errors import IdentityRefused
 from broker.ports import ControlLog, DirectoryView
 
@@ -44,7 +43,7 @@ class IdentityCommands:
                 self._control,
                 self._view,
                 ev.AccountIdentityLinked(
-                    **_by(found.id, request_id),
+                    **event_fields(account_context(found.id, request_id)),
                     account_id=found.id,
                     issuer=identity.issuer,
                     subject=identity.subject,
@@ -75,7 +74,10 @@ class IdentityCommands:
             )
         account_id = str(uuid4())
         event = ev.AccountCreated(
-            **_by(account_id, request_id), account_id=account_id, email=identity.email, password_hash=""
+            **event_fields(account_context(account_id, request_id)),
+            account_id=account_id,
+            email=identity.email,
+            password_hash="",
         )
         await record(self._control, self._view, event)
         account = self._view.state.accounts.account(identity.email)
@@ -91,8 +93,3 @@ class IdentityCommands:
 def _check_unblocked(account: Account) -> None:
     if account.blocked:
         raise IdentityRefused("The account is blocked. `everput accounts unblock` unblocks it.", reason="blocked")
-
-
-def _by(account_id: str, request_id: str) -> Fields:
-    context = Context(organization_id="", actor=f"account:{account_id}", request_id=request_id, at_ms=now_ms())
-    return event_fields(context)

@@ -10,8 +10,9 @@ import os
 from typing import Final
 from uuid import uuid4
 
-from broker.commands.accounts import ORGANIZATIONS_MAX, AccountCommands, check_email, check_role
+from broker.commands.accounts import AccountCommands, check_email
 from broker.commands.context import Context, event_fields, now_ms, record
+from broker.commands.members import ORGANIZATIONS_MAX, check_role
 from broker.core import events as ev
 from broker.core import keys
 from broker.core.accounts import Account
@@ -157,13 +158,6 @@ class InvitationCommands:
 def invitation_mail(organization: str, link: str) -> tuple[str, str]:
     """Return the subject and the text of the mail with an invitation's link."""
     return _SUBJECT, _TEXT.format(name=organization, link=link)
-
-
-def shell_context(organization_id: str) -> Context:
-    """Return the author and the time for the events of a command that the operator calls in a shell. The author is
-    `shell`.
-    """
-    return Context(organization_id=organization_id, actor="shell", request_id="", at_ms=now_ms())
 
 
 def _invalid() -> Refused:

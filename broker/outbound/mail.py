@@ -45,7 +45,7 @@ class Mailer:
         """
         mail = _mail(request, self._settings.sender, recipient) if request.startswith(b"POST ") else None
         async with self._slots:
-            return await asyncio.to_thread(self._hand_over, mail)
+            return await asyncio.to_thread(self._hand_over, mail, recipient)
 
     async def send(self, recipient: str, subject: str, text: str) -> tuple[int, str]:
         """Hand a mail to the mail server. If the server accepts the mail, return 200 and an empty text. Otherwise,
@@ -53,14 +53,14 @@ class Mailer:
         """
         mail = _draft(self._settings.sender, recipient, subject, text)
         async with self._slots:
-            return await asyncio.to_thread(self._hand_over, mail)
+            return await asyncio.to_thread(self._hand_over, mail, recipient)
 
-    def _hand_over(self, mail: EmailMessage | None) -> tuple[int, str]:
+    def _hand_over(self, mail: EmailMessage | None, recipient: str) -> tuple[int, str]:
         try:
             with self._connected() as server:
                 if mail is None:
                     return _answer(*server.noop())
-                server.send_message(mail)
+                server.send_message(mail, to_addrs=[recipient])
                 return OK, ""
         except smtplib.SMTPRecipientsRefused as error:
             return _answer(*next(iter(error.recipients.values())))

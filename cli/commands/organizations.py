@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import click
 
-from broker.commands.accounts import AccountCommands
-from broker.commands.context import now_ms
-from broker.commands.invitations import InvitationCommands, invitation_mail, shell_context
+from broker.commands.context import now_ms, shell_context
+from broker.commands.invitations import InvitationCommands, invitation_mail
+from broker.commands.members import MemberCommands
 from broker.commands.organizations import revoke_key
 from broker.core.roles import OWNER, ROLES
 from broker.errors import NotFound, Unavailable
@@ -98,7 +98,7 @@ def remove_member(options: Options, organization_id: str, account: str, *, even_
 
     async def work(opened: OpenDirectory) -> None:
         found = find_account(opened, account)
-        await AccountCommands(*opened).leave(shell_context(organization_id), found.id, even_if_last=even_if_last)
+        await MemberCommands(*opened).leave(shell_context(organization_id), found.id, even_if_last=even_if_last)
         say(f"removed {found.email} from the organization {organization_id}")
 
     in_directory(options, work)
@@ -116,7 +116,7 @@ def set_role(options: Options, organization_id: str, account: str, role: str) ->
 
     async def work(opened: OpenDirectory) -> None:
         found = find_account(opened, account)
-        await AccountCommands(*opened).change_role(shell_context(organization_id), found.id, role)
+        await MemberCommands(*opened).change_role(shell_context(organization_id), found.id, role)
         say(f"{found.email} has the role {role} in the organization {organization_id}")
 
     in_directory(options, work)

@@ -62,7 +62,7 @@ async def new_key(
     if found is None:
         found = await create_organization(control, view, name=name or ORGANIZATION)
     if account is not None and account.id not in found.members:
-        await accounts.join(account.id, found.id)
+        await accounts.members.join(account.id, found.id)
     _, secret = await create_key(control, view, organization_id=found.id, name=KEY, scopes=SCOPES_WHOLE)
     return secret, found
 
@@ -119,4 +119,4 @@ async def first_start(control: ControlLog, view: DirectoryView, *, key_file: Pat
         # If another server has created the account with another password, leave the account as it is.
         with contextlib.suppress(WrongPassword):
             owner = created or await accounts.check_password(EMAIL, password)
-            await accounts.join(owner.id, organization.id)
+            await accounts.members.join(owner.id, organization.id)

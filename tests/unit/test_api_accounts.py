@@ -10,14 +10,16 @@ import pytest
 from api_client import Api, make_api, problem
 from argon2 import PasswordHasher
 
+from api import auth
 from api.accounts import AccountLimits
 from api.auth import cookie
-from broker.commands.accounts import ORGANIZATIONS_MAX
-from broker.commands.organizations import SCOPES, create_key
+from broker.commands.members import ORGANIZATIONS_MAX
+from broker.commands.organizations import SCOPES, create_key, create_organization
 from broker.core.accounts import SESSIONS_MAX
 from broker.core.codec import decode
 from broker.core.events import KeyUsed, SessionCreated
 from broker.passwords import Passwords
+from broker.volume import StoredBytes
 from tests.apps import InterruptedPasswords
 
 EMAIL = "ann@example.com"
@@ -101,6 +103,12 @@ async def test_of_two_who_register_one_address_at_once_one_has_it(api):
         ({"email": "a@b"}, "/email"),
         ({"email": "a b@example.com"}, "/email"),
         ({"email": "ü@example.com"}, "/email"),
+        # A mail header would name another address.
+        ({"email": "a<bob@example.com>"}, "/email"),
+        ({"email": "bob@example.com,staff"}, "/email"),
+        ({"email": "g:bob@example.com;"}, "/email"),
+        ({"email": "=?utf-8?q?bob=40example.com?=@example.com"}, "/email"),
+        ({"email": "bob%example.com@example.com"}, "/email"),
         ({"email": "a@" + "b" * 250 + ".com"}, "/email"),
         ({"password": "short"}, "/password"),
         ({"password": "x" * 1001}, "/password"),
@@ -442,3 +450,45 @@ async def test_the_use_of_a_key_is_noted_once_and_shown(api):
     assert shown["k"]["last_used_at"] is not None
     used = [event for event in map(decode, api.log.control.records) if isinstance(event, KeyUsed)]
     assert len([event for event in used if event.key_id == shown["k"]["id"]]) == 1
+
+
+async def test_the_cache_of_keys_has_a_bound_and_each_key_leaves_it_after_an_hour(api, monkeypatch):
+    monkeypatch.setattr(auth, "_REMEMBERED_MAX", 3)
+    at_s = 1_000.0
+    monkeypatch.setattr(auth, "monotonic", lambda: at_s)
+    view = api.log.control
+    keys = auth.ApiKeys(view, view, StoredBytes(view, view, bytes_max=None), requests_per_s=None)
+    secrets = [
+        (await create_key(view, view, organization_id=api.organization_id, name=f"k{number}", scopes=SCOPES))[
+            1
+        ].encode()
+        for number in range(5)
+    ]
+    for secret in secrets:
+        await keys.find(secret, [], b"r")
+    assert [keys.remembered(secret) is not None for secret in secrets] == [False, False, True, True, True]
+    await keys.find(secrets[0], [], b"r")
+    assert [keys.remembered(secret) is not None for secret in secrets] == [True, False, False, True, True]
+    at_s += 3_600
+    assert not any(map(keys.remembered, secrets))
+    await keys.find(secrets[4], [], b"r")
+    assert keys.remembered(secrets[4]) is not None
+
+
+async def test_the_use_of_a_key_counts_as_stored_bytes_and_is_not_noted_beyond_the_bound(api):
+    view = api.log.control
+    organization = await create_organization(view, view, name="theirs", actor="account:ann")
+
+    async def used(stored: StoredBytes) -> int:
+        before = len(view.records)
+        _, secret = await create_key(view, view, organization_id=organization.id, name="k", scopes=SCOPES)
+        keys = auth.ApiKeys(view, view, stored, requests_per_s=None)
+        await keys.find(secret.encode(), [], b"r")
+        await asyncio.sleep(0)
+        return sum(isinstance(decode(record), KeyUsed) for record in view.records[before:])
+
+    stored = StoredBytes(view, view, bytes_max=10_000)
+    assert await used(stored) == 1
+    assert stored.stored(organization.id) > 100
+    stored.add(organization.id, 12_000)
+    assert await used(stored) == 0

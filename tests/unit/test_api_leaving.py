@@ -47,7 +47,7 @@ async def two_members(api: Api) -> tuple[str, str, str]:
     """Ann's token, Bob's, and the path of their organization's members."""
     ann, bob = await register(api), await register(api, BOB)
     organization_id = await organization(api, ann)
-    await people(api).join(account(api, BOB).id, organization_id)
+    await people(api).members.join(account(api, BOB).id, organization_id)
     return ann, bob, f"/v1/organizations/{organization_id}/members"
 
 

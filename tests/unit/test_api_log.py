@@ -10,9 +10,11 @@ import orjson
 import pytest
 from api_client import Api, make_api
 
+from api import log
 from broker.audit.reader import ReaderTuning
 from broker.commands.organizations import SCOPES, create_key, create_organization
 from broker.core import events as ev
+from broker.core.catalogue import types_named
 from broker.core.ids import parse_message_id
 from broker.errors import LogUnavailable
 
@@ -309,3 +311,11 @@ async def test_an_answer_that_can_t_be_finished_is_cut_off_without_a_last_line()
     lines = b"".join(message.get("body", b"") for message in sent).splitlines()
     assert sent[-1]["more_body"] is True  # the server closes the connection: the answer has no end
     assert orjson.loads(lines[-1])["complete"] is False
+
+
+async def test_a_type_that_is_named_again_and_again_is_looked_up_once(monkeypatch):
+    api = await make_audited()
+    looked_up = list[str]()
+    monkeypatch.setattr(log, "types_named", lambda text: (looked_up.append(text), types_named(text))[1])
+    await read(api, "?type=" + ",".join(["queue", "key"] * 1_000))
+    assert looked_up == ["queue", "key"]

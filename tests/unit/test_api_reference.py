@@ -154,7 +154,7 @@ async def test_the_body_that_is_checked_is_the_one_that_is_told(monkeypatch):
     signed_in = (await api.bare.post("/v1/sessions", json=account)).json()
     token = signed_in["session"]["token"]
     ids["account_id"] = signed_in["account"]["id"]
-    await AccountCommands(api.log.control, api.log.control).join(ids["account_id"], api.organization_id)
+    await AccountCommands(api.log.control, api.log.control).members.join(ids["account_id"], api.organization_id)
     for (method, path), doc in OPERATION_DOCS.items():
         if doc.request is not None:
             at = path.format_map(ids)

@@ -119,6 +119,20 @@ async def test_a_test_sends_one_marked_and_signed_message_and_tells_what_came_of
     assert api.log.messages.records == [[], []]
 
 
+async def test_a_test_counts_as_stored_bytes_with_the_answer_that_is_kept(api):
+    async def stored() -> int:
+        return (await api.get("/v1/organizations")).json()["organizations"][0]["stored_bytes"]
+
+    async with listening(b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 2000\r\n\r\n" + b"x" * 2_000) as (
+        url,
+        _,
+    ):
+        path = await path_of(api, notify_url=url)
+        before = await stored()
+        assert (await api.request("POST", f"{path}/test")).json()["test"]["status"] == 500
+    assert await stored() >= before + len(encode(api.log.tests.events[-1])) > before + 2_000
+
+
 async def test_a_test_of_a_listener_with_batches_sends_a_batch_of_one_message(api):
     accepts, rejects = (
         b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)

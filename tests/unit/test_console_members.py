@@ -13,7 +13,7 @@ from test_api_accounts import PASSWORD, SAME, WHO
 from test_api_server import live_api
 
 from broker.commands.accounts import AccountCommands
-from broker.commands.invitations import shell_context
+from broker.commands.context import shell_context
 from broker.settings import SmtpSettings
 from tests.apps import cheap_passwords
 from tests.browser import CHROMIUM, Browser, browser
@@ -110,9 +110,9 @@ async def test_what_the_role_lacks_is_refused_with_the_reason(installation: Inst
     one, control = installation, installation.api.log.control
     people = AccountCommands(control, control, cheap_passwords())
     boss = await people.create_account("boss@example.com", PASSWORD)
-    await people.join(boss.id, one.organizations["first"])
+    await people.members.join(boss.id, one.organizations["first"])
     account = control.state.accounts.account(WHO["email"])
-    await people.change_role(shell_context(one.organizations["first"]), account.id, "auditor")
+    await people.members.change_role(shell_context(one.organizations["first"]), account.id, "auditor")
     async with browser() as page:
         await signed_in(page, one)
         await page.go(one.page("first", "queues"))

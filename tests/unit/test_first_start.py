@@ -115,7 +115,7 @@ async def stranger(start: Start, email: str) -> str:
     """The id of an organization of the first one's name, which somebody registered over HTTP."""
     commands = AccountCommands(start.control, start.control)
     account = await commands.create_account(email, "correct horse battery", request_id="r-1")
-    return (await commands.create_organization(account.id, name=ORGANIZATION, request_id="r-2")).id
+    return (await commands.members.create_organization(account.id, name=ORGANIZATION, request_id="r-2")).id
 
 
 async def test_an_organization_that_a_stranger_registered_is_never_taken_but_by_its_id(tmp_path: Path):

@@ -12,8 +12,8 @@ from api_client import Api, make_api
 
 from api.invitations import CLIENTS_AT_ONCE, EACH_AT_ONCE, ORGANIZATION_AT_ONCE
 from broker.commands.accounts import AccountCommands
-from broker.commands.context import now_ms
-from broker.commands.invitations import OPEN_MAX, VALID_S, InvitationCommands, shell_context
+from broker.commands.context import now_ms, shell_context
+from broker.commands.invitations import OPEN_MAX, VALID_S, InvitationCommands
 from broker.core import events as ev
 from broker.core.keys import key_sha256
 from broker.errors import QuotaReached, Refused

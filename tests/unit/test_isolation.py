@@ -25,8 +25,8 @@ from api.calls import Resource
 from api.problem_pages import PROBLEM_TYPES, SAME_AS
 from api.tunnel import Tunnels
 from broker.commands.accounts import AccountCommands
-from broker.commands.context import Context, now_ms
-from broker.commands.invitations import InvitationCommands, shell_context
+from broker.commands.context import Context, now_ms, shell_context
+from broker.commands.invitations import InvitationCommands
 from broker.commands.organizations import SCOPES, create_key, create_organization
 from broker.core.keys import SCOPES_OF_QUEUES
 from tests.apps import cheap_passwords
@@ -162,7 +162,7 @@ async def tenant(api: Api, who: str) -> Tenant:
     organization_id = made.json()["organization"]["id"]
     people = AccountCommands(control, control, cheap_passwords())
     colleague = await people.create_account(f"{who}s-colleague@example.com", PASSWORD)
-    await people.join(colleague.id, organization_id)
+    await people.members.join(colleague.id, organization_id)
     _, secret = await create_key(control, control, organization_id=organization_id, name=f"{who}'s key", scopes=SCOPES)
     key, _ = await create_key(control, control, organization_id=organization_id, name=f"{who}'s other key")
     headers = {"x-api-key": secret}
@@ -271,7 +271,7 @@ async def test_whoever_is_removed_blocked_or_deleted_is_refused_at_once_and_noth
     account_id = control.state.accounts.account("anna@example.com").id
     if ended == "removed":
         context = Context(organization_id=owner.ids["organization_id"], actor="shell", request_id="", at_ms=now_ms())
-        await people.leave(context, account_id)
+        await people.members.leave(context, account_id)
     else:
         await (people.block if ended == "blocked" else people.delete)(account_id)
     before = all_there_is(api)

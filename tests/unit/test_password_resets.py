@@ -8,7 +8,8 @@ import httpx
 import pytest
 from api_client import Api, make_api
 
-from api.password_resets import EACH_AT_ONCE
+from api.password_resets import ALL_AT_ONCE, EACH_AT_ONCE
+from broker.commands.accounts import AccountCommands
 from broker.settings import SmtpSettings
 from tests.listeners import until
 from tests.smtp import Inbox, receiving_mail
@@ -97,6 +98,29 @@ async def test_one_address_gets_few_mails(inbox):
     api = await api_with(inbox)
     statuses = [(await ask(api)).status_code for _ in range(EACH_AT_ONCE + 1)]
     assert statuses == [200] * EACH_AT_ONCE + [429]
+
+
+async def test_invalid_links_keep_nobody_from_setting_a_password(inbox):
+    api = await api_with(inbox)
+    await ask(api)
+    secret = await token(inbox)
+    assert {(await use(api, "x")).status_code for _ in range(ALL_AT_ONCE + 1)} == {422}
+    assert (await use(api, secret)).status_code == 200
+
+
+async def test_a_link_is_refused_if_the_account_changes_before_its_password_is_set(inbox, monkeypatch):
+    api = await api_with(inbox)
+    await ask(api)
+    change = AccountCommands.change_password
+
+    async def ended(self, session, *passwords, request_id):
+        await self.end_sessions(session.account_id)
+        return await change(self, session, *passwords, request_id=request_id)
+
+    monkeypatch.setattr(AccountCommands, "change_password", ended)
+    refused = await use(api, await token(inbox))
+    assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/token")
+    assert (await sign_in(api, NEW)).status_code == 401
 
 
 @pytest.mark.parametrize("without", [{"smtp": None}, {"public_url": None}])

@@ -15,8 +15,7 @@ from api.app import operations
 from api.reference import OPERATION_DOCS
 from api.tunnel import Tunnels
 from broker.commands.accounts import AccountCommands
-from broker.commands.context import Context, now_ms
-from broker.commands.invitations import shell_context
+from broker.commands.context import Context, now_ms, shell_context
 from broker.core import events as ev
 from broker.core.directory import Directory
 from broker.core.keys import SCOPES, covers
@@ -47,7 +46,7 @@ async def as_role(api: Api, role: str) -> Tenant:
     control = api.log.control
     people = AccountCommands(control, control, cheap_passwords())
     account = control.state.accounts.account("anna@example.com")
-    await people.change_role(shell_context(found.ids["organization_id"]), account.id, role)
+    await people.members.change_role(shell_context(found.ids["organization_id"]), account.id, role)
     return found
 
 
@@ -102,7 +101,7 @@ async def test_a_tunnel_is_for_roles_that_may_create_listeners_and_ends_with_the
     control = api.log.control
     account = control.state.accounts.account("anna@example.com")
     context = shell_context(member.ids["organization_id"])
-    await AccountCommands(control, control, cheap_passwords()).change_role(context, account.id, "auditor")
+    await AccountCommands(control, control, cheap_passwords()).members.change_role(context, account.id, "auditor")
     while told["type"] != "websocket.close":
         told = await socket.next()
 
@@ -273,7 +272,7 @@ async def test_an_event_of_somebody_who_is_no_owner_any_more_does_not_count(api)
         assert state.apply(event) is False
     context = Context(organization_id=shop, actor=f"account:{bob.id}", request_id="r", at_ms=now_ms())
     with pytest.raises(Exception, match="no owner of this organization any more"):
-        await AccountCommands(api.log.control, api.log.control).leave(context, eve.id)
+        await AccountCommands(api.log.control, api.log.control).members.leave(context, eve.id)
     assert await roles(ann, shop) == {"ann@example.com": "owner", BOB: "developer", "eve@example.com": "auditor"}
 
 

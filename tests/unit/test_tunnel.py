@@ -17,8 +17,7 @@ from test_api_accounts import SAME, WHO
 
 from api.tunnel import REVOKED, Room, TunnelBounds, Tunnels
 from broker.commands.accounts import AccountCommands
-from broker.commands.context import now_ms
-from broker.commands.invitations import shell_context
+from broker.commands.context import now_ms, shell_context
 from broker.commands.organizations import create_key
 from broker.outbound.addresses import AWAY, TUNNEL_PROOF, parse_url, refuse_url, tunnel_proof
 
@@ -235,7 +234,7 @@ async def test_a_persons_tunnel_ends_with_the_session_and_the_membership(tunnell
     if end == "signed out":
         assert (await api.bare.delete("/v1/sessions", headers={**SAME, "cookie": ann.cookie})).status_code == 200
     elif end == "removed":
-        await commands.leave(shell_context(ann.organization_id), ann.account_id, even_if_last=True)
+        await commands.members.leave(shell_context(ann.organization_id), ann.account_id, even_if_last=True)
     else:
         later = now_ms() + 400 * 86_400_000
         monkeypatch.setattr("api.calls.now_ms", lambda: later)
@@ -248,11 +247,11 @@ async def test_a_person_without_the_role_holds_no_tunnel_and_loses_it_with_the_r
     ann = await person(api, WHO)
     bob = await person(api, {**WHO, "email": "bob@example.com"})
     commands = AccountCommands(api.log.control, api.log.control)
-    await commands.join(bob.account_id, ann.organization_id)
+    await commands.members.join(bob.account_id, ann.organization_id)
     his = bob._replace(organization_id=ann.organization_id, queue_id=ann.queue_id)
     held = his.connect()
     assert (await held.next())["type"] == "websocket.accept"
-    await commands.change_role(shell_context(ann.organization_id), bob.account_id, "auditor")
+    await commands.members.change_role(shell_context(ann.organization_id), bob.account_id, "auditor")
     assert (await closed(held))[0] == REVOKED
     await held.leave()
     assert (await his.connect().next())["status"] == 403

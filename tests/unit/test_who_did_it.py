@@ -10,7 +10,8 @@ import orjson
 from api_client import Api, make_api
 
 from broker.commands.accounts import AccountCommands
-from broker.commands.invitations import InvitationCommands, shell_context
+from broker.commands.context import shell_context
+from broker.commands.invitations import InvitationCommands
 from broker.commands.organizations import SCOPES
 from broker.core.codec import CLASSES, encode
 
@@ -69,9 +70,9 @@ async def test_every_event_says_who_asked_for_it_and_by_which_request():
     await asking("DELETE", f"{invitations}/{invited['id']}")
     people = AccountCommands(api.log.control, api.log.control)
     colleague = await people.create_account("colleague@example.com", WHO["password"])
-    await people.join(colleague.id, organization)
+    await people.members.join(colleague.id, organization)
     await asking("PUT", f"/v1/organizations/{organization}/members/{colleague.id}", {"role": "auditor"})
-    await people.leave(shell_context(organization), colleague.id)
+    await people.members.leave(shell_context(organization), colleague.id)
     changed = {"password": WHO["password"], "new_password": "another password"}
     await asking("POST", "/v1/accounts/password", changed)
     await asking("DELETE", "/v1/sessions")
