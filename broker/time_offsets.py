@@ -36,6 +36,7 @@ async def offsets_since(kafka: Offsets, topic: str, at_ms: Mapping[int, int]) ->
     If Kafka's time index is damaged, an offset can be earlier than necessary. Clocks differ, so a caller that must miss
     no record asks for an earlier time. Raises LogUnavailable if Kafka does not answer.
     """
+    at_ms = {partition: max(0, ms) for partition, ms in at_ms.items()}  # Kafka takes a negative time for a request code
     # Read the end offsets before the search, so that a record which is appended during the search is not missed.
     ends = await kafka.offsets(topic, dict.fromkeys(at_ms, LATEST))
     found = await kafka.offsets(topic, at_ms)

@@ -34,6 +34,7 @@ from projections.directory import DirectoryProjection
 log = logging.getLogger(__name__)
 
 CATCH_UP_S: Final = 120.0  # A process ends with an error if reading all of `control` takes longer at its start.
+_STALLED_S: Final = 60.0
 _STOP_S: Final = 3.0
 
 # Drop Faust's log lines of level INFO: Faust logs about sixty of them when its services start and stop.
@@ -52,7 +53,7 @@ class Projections:
         self._app: Any = None
         self._assigned: asyncio.Event = asyncio.Event()
         self._ended: asyncio.Future[BaseException | None] | None = None
-        self._watch: asyncio.Task[None] | None = None
+        self._watches: list[asyncio.Task[None]] = []
         # The name of the consumer group that stop() must delete; None if start() has committed no offset.
         self._group: str | None = None
 
@@ -100,7 +101,7 @@ class Projections:
                 bind_to_running_loop(app)
                 app.finalize()
                 await app.start()
-                self._watch = asyncio.create_task(self._watch_app())
+                self._watches.append(asyncio.create_task(self._watch_app()))
                 await self._first_of(self._assigned.wait())
         except TimeoutError:
             await self.stop()
@@ -112,6 +113,7 @@ class Projections:
             await self.stop()
             raise
         await self._directory.caught_up(timeout_s=timeout_s)
+        self._watches.append(asyncio.create_task(self._watch_position()))
 
     async def _fold_good_copies(self, group: str) -> None:
         """Apply all records that the topic `control` has now, without Faust. If the leader's copy of a record is
@@ -130,9 +132,8 @@ class Projections:
         """Stop reading. If start() has committed an offset for the consumer group, delete the group. Kafka itself drops
         a group without offsets.
         """
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
+        while self._watches:
+            self._watches.pop().cancel()
         app, self._app = self._app, None
         if app is not None:
             stopping = asyncio.ensure_future(app.stop())
@@ -173,6 +174,25 @@ class Projections:
         app = self._app
         await app.wait_for_stopped(asyncio.get_running_loop().create_future())
         self.failed(app.crash_reason or RuntimeError("Faust stopped by itself"))
+
+    async def _watch_position(self) -> None:
+        """Record that the projections have failed if they apply no event for _STALLED_S seconds although `control` has
+        one. If two rebalances follow each other quickly, Faust's consumer may stop asking for records forever.
+        """
+        position, end = -1, -1
+        while True:
+            await asyncio.sleep(_STALLED_S)
+            if position == self._directory.position < end:
+                self.failed(
+                    RuntimeError(
+                        f"Faust has read nothing of the topic `control` for {_STALLED_S:g} s, although the topic has "
+                        "newer events, so this process ends; a supervisor such as `everput serve` restarts it"
+                    )
+                )
+                return
+            position = self._directory.position
+            with contextlib.suppress(LogUnavailable):
+                end = await self._control.end_offset()
 
     async def _first_of(self, waiting: Any) -> None:
         """Wait until the awaitable `waiting` is done. If the projections fail or are stopped before, raise

@@ -212,13 +212,15 @@ class Worker:
         the state of the partitions.
         """
         assignment = self.assignment
-        if assignment.partitions:  # Without partitions, there are no attempts to wait for, and nothing to commit.
-            await self._drain(assignment, at_end=at_end)
-            await self._commit_last(assignment)
-        if partitions:
-            log.info("worker.gave_up partitions=%s", sorted(partitions))
-        self._begin_assignment()
-        assignment.drop()
+        try:
+            if assignment.partitions:  # Without partitions, there are no attempts to wait for, and nothing to commit.
+                await self._drain(assignment, at_end=at_end)
+                await self._commit_last(assignment)
+        finally:  # Even after an error, this worker must not deliver from partitions that another worker will own.
+            if partitions:
+                log.info("worker.gave_up partitions=%s", sorted(partitions))
+            self._begin_assignment()
+            assignment.drop()
 
     async def _commit_last(self, assignment: Assignment) -> None:
         in_doubt = any(dispatcher.busy for dispatcher in self.roster.dispatchers.values())

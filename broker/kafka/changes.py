@@ -188,7 +188,7 @@ class ChangesTopic:
         """Return, by partition of the topic `changes`, the offsets [first, end) of the records since a time. `since_ms`
         has this time for each partition. Partitions without a record since their time are left out.
         """
-        firsts = await offsets_since(self._requests, self._topic.name, {p: max(at, 0) for p, at in since_ms.items()})
+        firsts = await offsets_since(self._requests, self._topic.name, since_ms)
         ends = await self._requests.offsets(self._topic.name, dict.fromkeys(firsts, LATEST))
         return {number: (first, ends[number]) for number, first in firsts.items() if first < ends[number]}
 

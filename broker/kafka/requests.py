@@ -352,7 +352,9 @@ class KafkaRequests:
                 while True:
                     try:
                         return await ask()
-                    except (kafka_errors.KafkaError, OSError, IndexError) as error:
+                    # uvloop raises RuntimeError for a write to a connection that was lost just now. A KafkaError is a
+                    # RuntimeError, too.
+                    except (RuntimeError, OSError, IndexError) as error:
                         if isinstance(error, kafka_errors.KafkaError) and not error.retriable:
                             raise LogUnavailable(f"Kafka refused a request: {type(error).__name__}") from error
                         last = error

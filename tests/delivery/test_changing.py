@@ -221,3 +221,24 @@ async def test_what_a_worker_reads_while_it_stands_still_is_read_again_if_it_goe
     running.cancel()
     assert await owner.said() == {"l-1": "pending"}
     assert owner.changes.known[0, 3].offset == 0
+
+
+async def test_with_a_range_of_unreadable_messages_outstanding_all_changes_are_read_at_a_take_over():
+    asked = list[int]()
+
+    async def since(_partition, since_ms, _begin, _end):
+        asked.append(since_ms)
+        for nothing in ():
+            yield nothing
+
+    async def put_at_ms(_partition, _offset) -> int:
+        return now_ms()
+
+    for oldest_ms, expected in ((0, 0), (7, 7)):
+        worker = SimpleNamespace(
+            _outstanding=SimpleNamespace(oldest_put_ms=lambda _, oldest_ms=oldest_ms: oldest_ms),
+            _log=SimpleNamespace(changes=SimpleNamespace(since=since)),
+            _put_at_ms=put_at_ms,
+        )
+        await Changes._collect(worker, 0, SimpleNamespace(position=3, floor=9), 0, kept=True)
+        assert asked.pop() == expected

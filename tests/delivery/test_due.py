@@ -1149,3 +1149,24 @@ async def test_what_is_parked_and_redriven_is_retried_though_its_listener_has_no
     redriven(office)
     await office.outstanding.serve_due()
     assert office.outstanding.retrying(0, "l-1")
+
+
+async def test_a_round_looks_at_so_many_listeners_without_room_and_the_next_round_at_others(serve, open_office, topic):
+    office = await open_office(await serve(Taker()), office={"topic": topic})
+    looked_at = list[str]()
+
+    class Full:
+        def __init__(self, listener_id: str) -> None:
+            self.listener = replace(office.dispatcher.listener, id=listener_id)
+
+        def room(self) -> bool:
+            looked_at.append(self.listener.id)
+            return False
+
+    ids = [f"l-{number}" for number in range(2 * TUNED.looks_max)]
+    office.outstanding._due._dispatchers = {one: Full(one) for one in ids}
+    await own(office, topic, *(set_aside(number, listener_id=one) for number, one in enumerate(ids)))
+    for count in (1, 2):
+        await office.outstanding.serve_due()
+        assert len(looked_at) == count * TUNED.looks_max
+    assert set(looked_at) == set(ids)

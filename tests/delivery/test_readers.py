@@ -209,3 +209,14 @@ async def test_a_stream_whose_read_went_wrong_is_served_when_it_asks_again(error
     lagging.catch_up.request(stream)
     await until(lambda: stream.dispatcher.taken == [3])
     await lagging.stop()
+
+
+async def test_listeners_that_lag_together_are_in_the_queue_once_each_and_keep_nobody_waiting():
+    lagging = Lagging(2, {})
+    for _ in range(20):
+        lagging.lag(0, "q")  # one read serves them all, and each lacks more at once
+    await lagging.reads(50)
+    assert lagging.catch_up.waiting <= 20
+    lagging.read.clear()
+    lagging.lag(1, "q")
+    assert 1 in (await lagging.reads(30))

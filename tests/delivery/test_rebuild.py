@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from broker.core.codec import encode
@@ -45,3 +46,13 @@ async def test_what_failed_and_was_then_accepted_is_not_outstanding(events, outs
         for key in rows
     ]
     assert len(found) == outstanding
+
+
+def test_what_was_delivered_far_up_in_a_partition_needs_little_memory():
+    outcomes, far = Outcomes(), 10**15
+    rows = tuple((far + number, 2, 200, 1) for number in (0, 1, 7, 8, 65_535, 65_536, 200_000))
+    outcomes.note(encode(msgspec.structs.replace(ACCEPTED, rows=rows)))
+    found = [number for number in range(200_010) if outcomes.delivered("l-1", far + number)]
+    assert found == [0, 1, 7, 8, 65_535, 65_536, 200_000]
+    assert not outcomes.delivered("l-1", 0)
+    assert not outcomes.delivered("l-2", far)

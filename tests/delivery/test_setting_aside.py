@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from broker.core.circuit import State
 from broker.core.flow import WHOLE
+from broker.delivery.dispatch.backlog import Backlog
 from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import LogUnavailable
 from tests.delivery.office import Office, paused, until
@@ -115,3 +118,26 @@ async def test_what_is_under_way_is_not_set_aside(serve, open_office, topic):
     assert 0 in delivered
     assert delivered | kept == set(range(20))
     assert not delivered & kept
+
+
+class Behind:
+    """A stream that lags, and whether its messages leave for `outstanding`."""
+
+    requested = False
+
+    def __init__(self, asked: list[Behind], *, below: int) -> None:
+        self.set_aside_below = below
+        self.window = SimpleNamespace(wanted=lambda: 5)
+        self.assignment = SimpleNamespace(lagging=asked.append)
+
+
+def test_a_partition_whose_messages_leave_is_served_behind_one_that_has_no_room():
+    asked: list[Behind] = []
+    memory = SimpleNamespace(sets_aside_more=True)
+    backlog = Backlog(SimpleNamespace(sending=True, room=lambda: False, memory=memory))
+    waits, leaves = Behind(asked, below=0), Behind(asked, below=10)
+    backlog.behind = {waits: None, leaves: None}
+    for _ in range(3):
+        backlog.refill()
+    assert asked == [leaves] * 3
+    assert set(backlog.behind) == {waits, leaves}

@@ -442,3 +442,16 @@ async def test_nothing_ticks_while_no_dispatcher_needs_it():
         await until(lambda: ticked)
         await until(lambda: len(tidied) >= 6 and tidied[-1] == tidied[-3])
         assert len(ticked) == 1
+
+
+async def test_partitions_are_let_go_even_if_the_last_checkpoint_breaks_down(owner):
+    worker, assignment = owner.worker, owner.worker.assignment
+
+    async def broken() -> None:
+        raise ZeroDivisionError
+
+    assignment.checkpoints.last = broken
+    with pytest.raises(ZeroDivisionError):
+        await owner.membership.given_up([0])
+    assert worker.assignment is not assignment
+    assert not assignment.outstanding._owned

@@ -515,3 +515,47 @@ async def test_what_waited_for_its_time_or_behind_its_key_is_known_though_its_re
             await rig.commands.redrive_listener(rig.context, queue.id, listener.id, [])
         await until(lambda: list(rig.listeners.ids("it")) == keyed, what="the one that failed is delivered")
         assert {one.data for one in rig.listeners.taken("it")} == {"keyed-0"}
+
+
+async def test_a_long_range_that_was_mended_is_delivered_a_few_messages_at_a_time(kafka, settings):
+    table = topics(settings)
+    await ensure_topics(settings, table)
+    async with running(settings) as rig:
+        queue, other = await rig.queue(), await rig.queue("other")
+        # One by one and with one key, so that each has a batch of its own in one partition.
+        ids = [one for number in range(9) for one in await rig.put(queue, f"text-{number}", key="k", traceparent=TRACE)]
+        await rig.put(other, "text-9", key="k")
+        altered = [with_text(kafka.data_dir, table.messages.name, f"text-{number}".encode()) for number in range(10)]
+        for _, batch in altered:
+            flip(batch)
+        listener = await rig.listen(queue, "it", begin_at_ms=0)
+        rig.tune(damaged_at_once=2)
+        worker = await rig.work()
+        directory = rig.projections.directory
+        reports = DamageReports(rig.log.requests, rig.log.control, directory, table)
+        async with reports.running():
+
+            async def one_parked() -> bool:
+                return len(await parked(rig, listener)) == 1
+
+            await until(one_parked, what="one record stands for all")
+            await until(lambda: directory.state.damage.offsets() == {"messages": 10}, what="the damage is known")
+            written = list[int]()
+            topic = worker.assignment.outstanding._written
+            append = topic.append
+
+            async def watched(records, stored=None):
+                written.extend(map(len, records.values()))
+                await append(records, stored)
+
+            topic.append = watched
+            for _, batch in altered:
+                flip(batch)
+            await reports.look_again(list(directory.state.damage))
+            await until(lambda: len(rig.listeners.ids("it")) == 9, what="all are delivered")
+            assert rig.listeners.ids("it") == dict.fromkeys(ids, 1)
+            assert [got.message_id for got in rig.listeners.taken("it")] == ids
+            await rig.noted(worker)
+            assert not await parked(rig, listener)
+            assert len(written) >= 5
+            assert max(written[:5]) <= 4  # two deliveries, the rest of the range, and the end of the range before

@@ -18,6 +18,7 @@ from broker.kafka.client import client_options
 from broker.kafka.log import KafkaLog
 from broker.kafka.topics import Topics
 from broker.settings import KafkaSettings
+from projections import app
 from projections.app import Projections
 
 
@@ -162,4 +163,17 @@ async def test_an_error_in_the_fold_ends_the_projections(kafka_settings, log, mo
     monkeypatch.setattr(projections.directory.state, "apply", broken)
     await log.control.append(organization("o"))
     assert isinstance(await asyncio.wait_for(projections.crashed(), 60), ZeroDivisionError)
+    await projections.stop()
+
+
+async def test_a_consumer_that_stops_reading_is_told(kafka_settings, log, monkeypatch):
+    monkeypatch.setattr(app, "_STALLED_S", 0.5)
+    projections = Projections(kafka_settings, log.control)
+    await projections.start()
+    crashed = asyncio.ensure_future(projections.crashed())
+    await asyncio.sleep(2)
+    assert not crashed.done()  # it has read all that there is
+    projections._app.consumer.stop_flow()
+    await log.control.append(organization("o"))
+    assert "has read nothing" in str(await asyncio.wait_for(crashed, 60))
     await projections.stop()

@@ -24,6 +24,7 @@ from broker.kafka.requests import EARLIEST, LATEST
 from broker.kafka.tail import Tail
 from broker.kafka.topics import Topics, listener_group
 from broker.settings import KafkaSettings
+from broker.time_offsets import offsets_since
 from tests.kafka.rig import Rig, StandIn, running
 from tests.kafka.test_outstanding import kept
 from tests.kafka.test_replay import ended, replayed, start
@@ -361,3 +362,11 @@ async def test_a_cursor_that_is_lost_repeats_and_skips_nothing_and_is_told_of(
     ids += await rig.put(queue, "afterwards")
     await until(lambda: len(rig.listeners.taken("a")) >= 42, what="from its beginning, again")
     assert rig.listeners.ids("a") == Counter(ids[:20] * 2 + ids[20:])
+
+
+async def test_a_time_before_1970_is_the_beginning_of_the_log(rig: Rig):
+    await rig.put(await rig.queue("orders"), "m")
+    everywhere = dict.fromkeys(range(rig.settings.kafka.partitions), -600_000)
+    name = f"{rig.settings.kafka.topic_prefix}messages"
+    found = await offsets_since(rig.log.requests, name, everywhere)
+    assert found == await rig.log.requests.offsets(name, dict.fromkeys(everywhere, EARLIEST))

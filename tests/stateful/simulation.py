@@ -605,7 +605,7 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
         }
         put_in(outstanding, asyncio=SimpleNamespace(**pause))
         put_in(due, asyncio=SimpleNamespace(Event=asyncio.Event, **pause))
-        put_in(catch_up, asyncio=SimpleNamespace(Semaphore=asyncio.Semaphore, **pause))
+        put_in(catch_up, asyncio=SimpleNamespace(Event=asyncio.Event, **pause))
         for module in (worker_module, roster, background):
             put_in(module, asyncio=SimpleNamespace(Event=asyncio.Event, **pause, **run_here))
         for module in (tail_loop, ticks):

@@ -215,7 +215,8 @@ class Changes:
         if not taken.position:
             return
         at_ms = now_ms()
-        times = [at_ms, (self._outstanding.oldest_put_ms(partition) if kept else None) or at_ms]
+        oldest_ms = self._outstanding.oldest_put_ms(partition) if kept else None
+        times = [at_ms if oldest_ms is None else oldest_ms]
         with contextlib.suppress(OffsetTooOld):
             times.append(await self._put_at_ms(partition, taken.floor) or at_ms)
         settled: dict[int, Change | None] = {}  # effective changes of settled messages

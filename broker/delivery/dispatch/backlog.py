@@ -72,8 +72,6 @@ class Backlog:
         for stream in list(behind):
             wanted = stream.window.wanted()
             if wanted is not None and not self.room_for(stream, wanted):
-                if not stream.set_aside_below:
-                    return
                 continue
             del behind[stream]
             if wanted is None:

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
 from broker.core.codec import encode
-from broker.core.entities import Listener
-from broker.core.events import DAMAGED, DeliveryParked, DeliverySetAside, KeptDelivery
+from broker.core.entities import Listener, Queue
+from broker.core.events import DAMAGED, UNDECODABLE, DeliveryParked, DeliverySetAside, KeptDelivery
 from broker.core.ids import damaged_id, parse_damaged_id, parse_message_id
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import now_ms
@@ -21,6 +21,7 @@ from broker.delivery.outstanding.records import OutstandingRecords, message_fiel
 from broker.delivery.outstanding.sync import WatchedAppender
 from broker.delivery.reading.message import Message
 from broker.delivery.tuning import TUNED, Tuning
+from broker.errors import UnknownEvent
 
 
 class DamagedDeliveries:
@@ -34,6 +35,7 @@ class DamagedDeliveries:
         dispatchers: Mapping[str, Dispatcher],
         enter: Callable[[OutstandingEntry], None],
         remove: Callable[[OutstandingEntry], bool],
+        retry: Callable[[OutstandingEntry], None],
         assure: Callable[[], Awaitable[None]],
         tuning: Tuning = TUNED,
     ) -> None:
@@ -44,6 +46,7 @@ class DamagedDeliveries:
         self._dispatchers = dispatchers
         self._enter = enter  # adds a record to the index
         self._remove = remove  # removes a record from the index
+        self._retry = retry  # makes a parked delivery due now
         self._assure = assure  # raises if partitions are lost
 
     async def park(self, partition: int, ranges: Iterable[tuple[Listener, int, int]]) -> None:
@@ -67,38 +70,56 @@ class DamagedDeliveries:
         await self._write(entry.partition, [event], instead_of=entry)
 
     async def again(self, entry: OutstandingEntry) -> None:
-        """Replace a record that stands for a range of unreadable messages, because these messages can be read again.
-        Write one record for each message of the range that the listener should receive. Raises LogDamaged if the
-        messages are still unreadable.
+        """Begin to replace a record that stands for a range of unreadable messages, because these messages can be read
+        again. Read the first messages of the range, and write one record for each of them that the listener should
+        receive. Another record then stands for the rest of the range, and is due now. So a long range needs little
+        memory, and other deliveries go on meanwhile. Raises LogDamaged if the first messages are still unreadable.
         """
         where, dispatcher = parse_damaged_id(entry.message_id), self._dispatchers.get(entry.listener_id)
         if where is None or dispatcher is None:
             return
+        partition, first, last = where
         listener, queue = dispatcher.listener, dispatcher.queue
-        takes = None if listener.replay is None else listener.replay.chooser(entry.partition)
-        events = [
-            _set_aside(listener, entry.partition, message)
-            for message in await self._records.messages_in(*where)
+        takes = None if listener.replay is None else listener.replay.chooser(partition)
+        found, rest_from = await self._records.messages_in(partition, first, last)
+        wanted = [
+            message
+            for message in found
             if message.queue_id == queue.id
-            and message.body(queue)
-            and message.offset >= listener.start_offsets[entry.partition]
+            and message.offset >= listener.start_offsets[partition]
             and (takes is None or takes(message.offset))
         ]
-        await self._write(entry.partition, events, instead_of=entry)
+        if len(wanted) > self._at_once:
+            rest_from = wanted[self._at_once].offset
+            del wanted[self._at_once :]
+        events = [_readable(listener, queue, partition, message) for message in wanted]
+        rest = _parked(listener, partition, rest_from, last) if rest_from <= last else None
+        await self._write(partition, events, instead_of=entry, rest=rest)
 
     async def _write(
-        self, partition: int, events: Sequence[KeptDelivery], *, instead_of: OutstandingEntry | None = None
+        self,
+        partition: int,
+        events: Sequence[KeptDelivery],
+        *,
+        instead_of: OutstandingEntry | None = None,
+        rest: DeliveryParked | None = None,
     ) -> None:
-        """Store these events in the topic `outstanding`, and in the index. They replace the delivery `instead_of`."""
+        """Store these events in the topic `outstanding`, and in the index. They replace the delivery `instead_of`. Also
+        store `rest`, which parks deliveries, and make these deliveries due now.
+        """
         await self._assure()
-        rows = [_record(event) for event in events]
+        every = [*events, *(() if rest is None else (rest,))]
+        rows = [_record(event) for event in every]
         ended = [] if instead_of is None or instead_of.key in dict(rows) else [instead_of]
 
         def stored(partition: int) -> None:
             if partition not in self._owned:
                 return  # The worker lost the partition during the write. Its index is closed, so do not update it.
-            for event, (_, record) in zip(events, rows, strict=True):
-                self._enter(entry_of(event, -1, found=False, record=record))
+            for event, (_, record) in zip(every, rows, strict=True):
+                row = entry_of(event, -1, found=False, record=record)
+                self._enter(row)
+                if event is rest:
+                    self._retry(row)
             for entry in ended:
                 self._remove(entry)
 
@@ -145,11 +166,14 @@ def _parked(
     )
 
 
-def _set_aside(listener: Listener, partition: int, message: Message) -> DeliverySetAside:
+def _readable(listener: Listener, queue: Queue, partition: int, message: Message) -> KeptDelivery:
     """Return the event that stores a delivery and its message in the topic `outstanding`. The delivery is due at the
-    message's `deliver_at`, or now if the message has none. Before this function, call message.body(), which decodes the
-    message.
+    message's `deliver_at`, or now if the message has none. If the message can't be decoded, the event parks the
+    delivery.
     """
-    return DeliverySetAside(
-        **message_fields(listener, partition, message), next_at_ms=message.deliver_at_ms or now_ms()
-    )
+    try:
+        message.body(queue)
+    except UnknownEvent:
+        return DeliveryParked(**message_fields(listener, partition, message) | {"error": UNDECODABLE})
+    fields = message_fields(listener, partition, message)
+    return DeliverySetAside(**fields, next_at_ms=message.deliver_at_ms or now_ms())

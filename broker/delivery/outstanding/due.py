@@ -135,6 +135,11 @@ class Due:
                 continue
             dispatcher = self._dispatchers.get(listener_id)
             if dispatcher is None or not dispatcher.room():
+                # The next call begins with other listeners: this one is at the end of `_due` now.
+                self._due[listener_id] = self._due.pop(listener_id)
+                looks -= 1
+                if looks <= 0:
+                    break
                 continue
             if listener_id in self._redrives:
                 more = True
@@ -279,6 +284,17 @@ class Due:
             self.note(entry.listener_id, now_ms())
         else:
             self.advance(entry.key_queue)
+
+    def retry(self, entry: OutstandingEntry) -> None:
+        """Make a parked delivery due now, with all its attempts again."""
+        at_ms = now_ms()
+        entry.forgiven, entry.since_ms, entry.due_ms = entry.number, at_ms, at_ms
+        entry.queued_ms = None if entry.id in self.taken or entry.key_queue is not None else at_ms
+        self._index.redriven(entry, at_ms, was_parked=True)
+        if entry.key_queue is not None:
+            self.advance(entry.key_queue)
+        else:
+            self.note(entry.listener_id, at_ms)
 
     def remove(self, entry: OutstandingEntry) -> bool:
         """Remove a delivery from the SQLite index. Return False if its row was removed or replaced before."""

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Collection
 
 from broker.core.damage import Damage, DamagedRange
 from broker.core.ids import parse_damaged_id
-from broker.delivery.dispatch.stream import now_ms
 from broker.delivery.outstanding.due import Due
 from broker.delivery.outstanding.entry import OutstandingEntry
 from broker.delivery.outstanding.index import LAST_OFFSET, OutstandingIndex
@@ -70,7 +69,7 @@ class Mending:
                 elif where is None and entry.record_offset < 0 and entry.record is None:
                     unwritten.append(entry)
                 elif not damage.covers(one) and not (unknown and where is None):
-                    self._retry(entry)
+                    self._due.retry(entry)
             for entry in unwritten:
                 await self._park_again(entry)
             await asyncio.sleep(0)
@@ -88,14 +87,3 @@ class Mending:
         """Return whether the row is still the delivery's current row, and the delivery is still parked."""
         row = self._index.find(entry.partition, entry.listener_id, entry.message_id)
         return row is not None and row.id == entry.id and row.due_ms is None
-
-    def _retry(self, entry: OutstandingEntry) -> None:
-        """Make a parked delivery due now, with all its attempts again."""
-        at_ms = now_ms()
-        entry.forgiven, entry.since_ms, entry.due_ms = entry.number, at_ms, at_ms
-        entry.queued_ms = None if entry.id in self._due.taken or entry.key_queue is not None else at_ms
-        self._index.redriven(entry, at_ms, was_parked=True)
-        if entry.key_queue is not None:
-            self._due.advance(entry.key_queue)
-        else:
-            self._due.note(entry.listener_id, at_ms)

@@ -23,6 +23,7 @@ from broker.errors import LogDamaged, UnknownEvent
 from broker.ports import EARLIEST, LATEST, Record
 
 _DELIVERED: Final = "delivered"
+_BITS: Final = 1 << 16  # offsets of one bitmap
 
 Streams = Sequence[tuple[Listener, Cursor]]  # listeners of a partition with cursors
 
@@ -35,13 +36,14 @@ class Outcomes:
         # A delivery in `failed` may have succeeded in a later attempt. delivered() says whether it has.
         self.failed: dict[Key, DeliveryAttempted] = {}
         self.whole = True  # whether all records could be read
-        # By listener id: one bit for each offset. The bit is 1 if the message at this offset was delivered.
-        self._delivered: dict[str, bytearray] = {}
+        # By listener id and offset // _BITS: one bit for each of _BITS offsets. The bit is 1 if the message at this
+        # offset was delivered. Several bitmaps need little memory even if the offsets are high.
+        self._delivered: dict[tuple[str, int], bytearray] = {}
 
     def delivered(self, listener_id: str, offset: int) -> bool:
         """Return whether the readable results say that the listener has accepted the message at this offset."""
-        bits, (byte, bit) = self._delivered.get(listener_id, b""), divmod(offset, 8)
-        return byte < len(bits) and bool(bits[byte] >> bit & 1)
+        bits = self._delivered.get((listener_id, offset // _BITS))
+        return bits is not None and bool(bits[offset % _BITS // 8] >> offset % 8 & 1)
 
     def note(self, value: bytes) -> None:
         """Read a record of the topic `deliveries`, and remember the results of attempts in it. Ignore a record that
@@ -63,10 +65,11 @@ class Outcomes:
                 self.failed[key] = event
 
     def _set(self, listener_id: str, offset: int) -> None:
-        bits, (byte, bit) = self._delivered.setdefault(listener_id, bytearray()), divmod(offset, 8)
-        if byte >= len(bits):
-            bits.extend(bytes(max(byte + 1 - len(bits), len(bits))))
-        bits[byte] |= 1 << bit
+        place = listener_id, offset // _BITS
+        bits = self._delivered.get(place)
+        if bits is None:
+            bits = self._delivered[place] = bytearray(_BITS // 8)
+        bits[offset % _BITS // 8] |= 1 << offset % 8
 
 
 async def outcomes_of(requests: LogReader, topic: str, partition: int) -> Outcomes:

@@ -47,6 +47,7 @@ class OutstandingRecords:
         tuning: Tuning = TUNED,
     ) -> None:
         self._more_bytes = tuning.record_bytes_more
+        self._range_bytes = tuning.fetch_bytes_max
         self._requests = requests
         self._deliveries_topic = deliveries_topic
         self._topic = topic
@@ -188,29 +189,27 @@ class OutstandingRecords:
             raise LogDamaged(self._messages_topic, entry.partition, event.offset, event.offset)
         return message
 
-    async def messages_in(self, partition: int, first: int, last: int) -> list[Message]:
-        """Return the messages at these offsets of the topic `messages`, except those that retention has deleted. Raises
-        LogUnavailable if Kafka does not return a record that it should have, and LogDamaged if a message is unreadable.
+    async def messages_in(self, partition: int, first: int, last: int) -> tuple[list[Message], int]:
+        """Return the first messages at these offsets of the topic `messages`, as one fetch reads them, and the offset
+        at which the next read must begin. There may be no messages, because retention may have deleted them.
+
+        Raises LogUnavailable if Kafka does not return a record that it should have, and LogDamaged if the first message
+        is unreadable.
         """
-        found, at = list[Message](), first
-        while at <= last:
-            try:
-                fetched = await self._requests.read(self._messages_topic, partition, at, bytes_max=_RECORD_BYTES)
-            except OffsetTooOld:
-                begin = (await self._requests.offsets(self._messages_topic, {partition: EARLIEST}))[partition]
-                # If Kafka has not deleted this offset, a new leader lacks its record for a moment: the caller retries.
-                if at >= begin:
-                    raise
-                at = begin
-                continue
-            if fetched.next_offset <= at:
-                raise LogUnavailable(
-                    f"Kafka returned no record of {self._messages_topic}/{partition} from offset {at} on, "
-                    "although the partition should have a record there; Everput will try the read again"
-                )
-            found += (message for message in messages(fetched.records) if message.offset <= last)
-            at = fetched.next_offset
-        return found
+        try:
+            fetched = await self._requests.read(self._messages_topic, partition, first, bytes_max=self._range_bytes)
+        except OffsetTooOld:
+            begin = (await self._requests.offsets(self._messages_topic, {partition: EARLIEST}))[partition]
+            # If Kafka has not deleted this offset, a new leader lacks its record for a moment: the caller retries.
+            if first >= begin:
+                raise
+            return [], begin
+        if fetched.next_offset <= first:
+            raise LogUnavailable(
+                f"Kafka returned no record of {self._messages_topic}/{partition} from offset {first} on, "
+                "although the partition should have a record there; Everput will try the read again"
+            )
+        return [message for message in messages(fetched.records) if message.offset <= last], fetched.next_offset
 
     async def _of_log(self, partition: int, place: int) -> Message | None:
         """Read a message as it was put, from the topic `messages`. Return None if retention has deleted the message.

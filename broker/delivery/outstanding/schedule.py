@@ -78,7 +78,7 @@ class Outstanding:
         self.notes = self._sync.notes
         self._settled: dict[int, list[tuple[bytes, bytes | None]]] = {}
         self._damaged = DamagedDeliveries(
-            topic, self._records, self._owned, dispatchers, self._enter, due.remove, assure, tuning
+            topic, self._records, self._owned, dispatchers, self._enter, due.remove, due.retry, assure, tuning
         )
         mending = Mending(self._index, due, self._owned, self._damaged.park_again, self.cancel, tuning)
         self.review = mending.review

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
@@ -69,16 +69,22 @@ class CatchUpQueue:
     """
 
     def __init__(self) -> None:
-        self._waiting: tuple[deque[Stream], deque[Stream]] = (deque(), deque())
-        self._some = asyncio.Semaphore(0)
+        # The keys are the streams, in the order in which they joined; all values are None.
+        self._waiting: tuple[OrderedDict[Stream, None], OrderedDict[Stream, None]] = (OrderedDict(), OrderedDict())
+        self._some = asyncio.Event()
 
     def __len__(self) -> int:
         return sum(map(len, self._waiting))
 
     def join(self, stream: Stream) -> None:
         first, others = self._waiting
-        (others if stream.dispatcher.limits.low_priority else first).append(stream)
-        self._some.release()
+        (others if stream.dispatcher.limits.low_priority else first)[stream] = None
+        self._some.set()
+
+    def leave(self, stream: Stream) -> None:
+        """Remove a delivery stream, because it no longer needs a read. Do nothing if it is in neither queue."""
+        for waiting in self._waiting:
+            waiting.pop(stream, None)
 
     async def next(self, *, first: bool) -> Stream:
         """Wait until a queue has a delivery stream (one partition's messages to one listener). Remove the stream from
@@ -87,9 +93,11 @@ class CatchUpQueue:
         If `first` is true, prefer the streams to fast listeners, else prefer all other streams. Of the streams in one
         queue, take the stream that has waited longest.
         """
-        await self._some.acquire()
+        while not len(self):
+            self._some.clear()
+            await self._some.wait()
         wanted, instead = self._waiting if first else reversed(self._waiting)
-        return (wanted or instead).popleft()
+        return (wanted or instead).popitem(last=False)[0]
 
 
 class CatchUp:
@@ -132,9 +140,7 @@ class CatchUp:
 
     @property
     def waiting(self) -> int:
-        """The number of queued requests for older messages. Each request is for one listener in one partition. A
-        request that another listener's read has served already also counts, until a reader removes it from the queue.
-        """
+        """The number of queued requests for older messages. Each request is for one listener in one partition."""
         return len(self._queue)
 
     async def serve_next(self, *, first: bool) -> None:
@@ -142,14 +148,13 @@ class CatchUp:
         else prefer slow and failing listeners.
         """
         stream = await self._queue.next(first=first)
-        if not stream.requested:
-            return  # No read is needed: for example, another listener's read has served this request.
         try:
             await self._serve(stream)
         except LogUnavailable as error:
             log.warning("catch_up.waits partition=%d error=%s", stream.partition, error)
             await asyncio.sleep(self._tuning.stuck_pause_s)
-            self._queue.join(stream)
+            if stream.requested:  # another listener's read may have served this request meanwhile
+                self._queue.join(stream)
         except Exception:
             log.exception("catch_up.failed partition=%d", stream.partition)
             self._done(stream)
@@ -233,6 +238,7 @@ class CatchUp:
 
     def _done(self, stream: Stream) -> None:
         stream.requested = False
+        self._queue.leave(stream)
         self._lagging.get(stream.partition, set()).discard(stream)
 
     @staticmethod
