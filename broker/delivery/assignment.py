@@ -91,6 +91,7 @@ class Assignment:
         self.delivered = outstanding.delivered
         self.returned = outstanding.returned
         self.hold = self.changes.hold
+        self.held = self.checkpoints.held.partitions
 
     # Start and end
 

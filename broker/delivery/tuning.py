@@ -166,6 +166,8 @@ class Tuning:
     low_priority_s: float = 3.0
     # If this many results of attempts wait to be written, a slow or failing listener's offsets are committed sooner.
     outcomes_waiting_max: int = 64
+    # If Kafka has not stored a partition's results for this time, the worker loads no more messages of the partition.
+    unwritten_s: float = 3.0
     # If a worker was suspended for longer than this, it ends, because other workers may own its partitions now.
     suspended_s: float = SESSION_TIMEOUT_MS / 1000 - 1.0
     dirty_at_once: int = 64  # changed streams handled between yields

@@ -326,7 +326,7 @@ class Worker:
         positions.report_missing(now_ms() - self.tuning.no_cursor_ms)
         for number in positions.partitions:
             tails[number] = positions.tail(number, backlog_max=self.tuning.tail_backlog_max)
-            assignment.partitions[number] = Partition(number, tails[number], self.tuning)
+            assignment.partitions[number] = Partition(number, tails[number], self.tuning, held=assignment.held)
         assignment.changes.take_over(changes)
         roster.let_send(sending=True)
         for listener_id in [listener.id for listener in positions.listeners]:

@@ -241,7 +241,7 @@ class Office:
         network = Network(resolver, Sockets(sockets), tls, connect)
         self.background = Background()
         self.assignment = assignment = self._assignment()
-        self.partition = assignment.partitions[0] = Partition(0, 0, tuning)
+        self.partition = assignment.partitions[0] = Partition(0, 0, tuning, held=assignment.held)
         self.outstanding, self.leaving = assignment.outstanding, assignment.leaving
         queue = Queue(id="q-1", organization_id="o", name="orders", created_at_ms=0)
         opened = Opened(Signer(b"k" * 32), headers=tuple(listener.settings.headers.items()))

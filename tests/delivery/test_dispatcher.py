@@ -783,3 +783,22 @@ async def test_a_message_that_is_deleted_while_its_attempt_connects_is_not_sent(
     await until(lambda: moody.taken)
     assert moody.taken == ["m-1"]
     assert not office.dispatcher.streams[0].window.open
+
+
+async def test_nothing_more_is_begun_of_a_partition_that_is_held_and_all_of_it_later(serve, open_office):
+    moody = Moody()
+    server = await serve(moody)
+    office = await open_office(server)
+    held = office.dispatcher.assignment.held
+    office.put(5)
+    await office.all_settled()
+    held.add(0)
+    office.put(700)
+    for _ in range(20):
+        office.dispatcher.refill()
+        await asyncio.sleep(0.01)
+    assert len(server.posts) == 5
+    held.clear()
+    office.dispatcher.refill()
+    await office.all_settled()
+    assert len(server.posts) == 705

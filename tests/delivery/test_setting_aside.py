@@ -123,12 +123,12 @@ async def test_what_is_under_way_is_not_set_aside(serve, open_office, topic):
 class Behind:
     """A stream that lags, and whether its messages leave for `outstanding`."""
 
-    requested = False
+    requested, partition = False, 0
 
     def __init__(self, asked: list[Behind], *, below: int) -> None:
         self.set_aside_below = below
         self.window = SimpleNamespace(wanted=lambda: 5)
-        self.assignment = SimpleNamespace(lagging=asked.append)
+        self.assignment = SimpleNamespace(lagging=asked.append, held=())
 
 
 def test_a_partition_whose_messages_leave_is_served_behind_one_that_has_no_room():

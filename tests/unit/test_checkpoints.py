@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from types import SimpleNamespace
 
 import pytest
@@ -73,7 +74,12 @@ async def nothing() -> None: ...
 
 
 NOTHING_KEPT = SimpleNamespace(  # stands for Outstanding
-    flush=nothing, note=nothing, waiting=lambda *_: (0, None), held=lambda *_: (0, 0), take_changed=dict
+    flush=nothing,
+    unflushed=(),
+    note=nothing,
+    waiting=lambda *_: (0, None),
+    held=lambda *_: (0, 0),
+    take_changed=dict,
 )
 
 
@@ -188,6 +194,7 @@ async def test_a_listener_that_is_down_or_has_parked_says_so_on_its_idle_partiti
 
     parked = [{"l": {1}}, {}, {}]
     kept = SimpleNamespace(
+        unflushed=(),
         flush=nothing,
         note=nothing,
         waiting=lambda *_: (0, None),
@@ -466,3 +473,44 @@ async def test_what_waits_and_does_not_change_is_committed_now_and_then():
     await one_round_of_the_idle(checkpoints, lambda: stream.dirty)
     await checkpoints.checkpoint()
     assert committed == ["l"]
+
+
+@pytest.mark.parametrize("what", ["results", "ends of stored deliveries"])
+async def test_a_partition_that_is_not_written_for_long_gets_no_more_messages_until_it_is(what):
+    at_s, committed, refilled = 0.0, dict[int, int](), list[str]()
+    topic, unflushed = Topic(), set[int]()
+
+    async def store(cursors) -> None:
+        committed.update({number: cursor.top for places in cursors.values() for number, cursor in places.items()})
+
+    async def flush() -> None:
+        if unflushed:
+            raise LogUnavailable("down")
+
+    async def checkpoint(*, fails: bool = True) -> None:
+        with pytest.raises(LogUnavailable) if fails else contextlib.nullcontext():
+            await checkpoints.checkpoint()
+
+    kept = SimpleNamespace(**vars(NOTHING_KEPT) | {"flush": flush, "unflushed": unflushed})
+    dispatcher = SimpleNamespace(refill=lambda: refilled.append("l"))
+    partitions = {number: SimpleNamespace(tail=9) for number in range(3)}
+    parts = SimpleNamespace(store=store), topic, kept
+    checkpoints = Checkpoints(*parts, partitions, {"l": dispatcher}, Metrics(), nothing, monotonic=lambda: at_s)
+    streams = [Settled(number) for number in partitions]
+    for stream in streams:
+        stream.rows.append((0, 1, 200, 1, 1))
+        stream.at = 1
+        checkpoints.touched(stream)
+    if what == "results":
+        topic.down = {1}
+    else:
+        unflushed.add(1)
+    await checkpoint()
+    assert (committed, checkpoints.held.partitions) == ({0: 1, 2: 1}, set())
+    at_s += TUNED.unwritten_s
+    await checkpoint()
+    assert (committed, checkpoints.held.partitions, refilled) == ({0: 1, 2: 1}, {1}, [])
+    topic.down = set()
+    unflushed.clear()
+    await checkpoint(fails=False)
+    assert (committed, checkpoints.held.partitions, refilled) == ({0: 1, 1: 1, 2: 1}, set(), ["l"])

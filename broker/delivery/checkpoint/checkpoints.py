@@ -5,8 +5,8 @@ For: the order of the two writes, and what is repeated when one fails. Not for: 
 
 After a crash, the deliveries that a listener has settled since its newest commit are repeated. A checkpoint that fails
 loses nothing: the streams stay dirty, and the outcomes are kept for the next one. A partition whose outcomes can't be
-written holds back its own cursors only. Slow and failing listeners normally take part in every third checkpoint
-(docs/operations.md).
+written holds back its own cursors only, and soon its further messages. Slow and failing listeners normally take part in
+every third checkpoint (docs/operations.md).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from math import inf
 from broker.core import circuit
 from broker.core.codec import encode
 from broker.core.cursor import Cursor
+from broker.delivery.checkpoint.held import HeldPartitions
 from broker.delivery.checkpoint.metrics import Metrics
 from broker.delivery.dispatch.stream import (
     Dispatching,
@@ -80,6 +81,7 @@ class Checkpoints:
         self._changed: dict[str, set[int]] = {}
         # The encoded results of attempts that are not written to Kafka yet, by partition.
         self._outcomes: dict[int, list[tuple[bytes, bytes | None]]] = {}
+        self.held = HeldPartitions(tuning.unwritten_s, monotonic)
         self.quiet = asyncio.Lock()  # held while cursors are being committed
         self.suspended = False
         # True during the last checkpoint before a hand-over. This checkpoint must not pause between commits.
@@ -176,43 +178,32 @@ class Checkpoints:
             cursors: dict[str, dict[int, Cursor]] = {}
             try:
                 await self._collect(streams, cursors, began)
-                unwritten = await self._write(cursors)
-                await self._outstanding.flush()
+                not_written = await self._write(cursors)
+                if self.held.note(self._unwritten()):
+                    for dispatcher in list(self._dispatchers.values()):
+                        dispatcher.refill()
                 await self._outstanding.note()
                 refused = await self._store(cursors, pause_s=pause_s)
             # If this checkpoint fails or is cancelled, its offsets must be committed by the next checkpoint.
             except BaseException:
                 self._failed(streams, cursors)
                 raise
-            error = unwritten or refused
+            error = not_written or refused
             kept_back = () if refused is None else refused.failed
             stored = {one: places for one, places in cursors.items() if one not in kept_back}
             self._note_stored(stored, began)
             self._metrics.cursors += sum(map(len, stored.values()))
             if error is not None:
+                unwritten = self._unwritten()
                 self._failed(
-                    [
-                        one
-                        for one in streams
-                        if one.dispatcher.listener.id in kept_back or one.partition in self._outcomes
-                    ],
+                    [one for one in streams if one.dispatcher.listener.id in kept_back or one.partition in unwritten],
                     {one: cursors[one] for one in kept_back},
                 )
             elif streams:
                 self._metrics.checkpoints.add((self._monotonic() - began) * 1000)
-            self._clean_up(streams)
+            _clean_up(streams, self._partitions)
             if error is not None:
                 raise error
-
-    def _clean_up(self, streams: Iterable[Stream]) -> None:
-        """Free the memory of delivery streams (one partition's deliveries to one listener) that have nothing to deliver
-        and nothing to commit. A stream is created again when it is needed.
-        """
-        for stream in streams:
-            partition = self._partitions.get(stream.partition)
-            if partition is None or stream.dirty or stream.from_outstanding or not stream.window.idle(partition.tail):
-                continue
-            stream.dispatcher.streams.pop(stream.partition, None)
 
     def _failed(self, streams: Iterable[Stream], cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
         self._metrics.checkpoints_failed += 1
@@ -235,17 +226,27 @@ class Checkpoints:
                 self.stored_at_s[listener_id] = at_s - self._tuning.checkpoint_s * (len(self.stored_at_s) % self._turns)
 
     async def _write(self, cursors: dict[str, dict[int, Cursor]]) -> LogUnavailable | None:
-        """Write the results of attempts to the topic `deliveries`. If Kafka does not store a partition's results,
-        remove its offsets from `cursors`, so that no offset is committed before its results. Return the error, or None.
+        """Write the results of attempts to the topic `deliveries`, and the ends of stored deliveries to the topic
+        `outstanding`. If Kafka does not store those of a partition, remove its offsets from `cursors`, so that no
+        offset is committed before its results. Return the error, or None.
         """
-        if not self._outcomes:
-            return None
-        try:
+        failed: LogUnavailable | None = None
+        for write in (self._write_outcomes, self._outstanding.flush):
+            try:
+                await write()
+            except LogUnavailable as error:
+                failed = error
+        if failed is not None:
+            _leave_out(cursors, self._unwritten())
+        return failed
+
+    async def _write_outcomes(self) -> None:
+        if self._outcomes:
             await self._deliveries.append(self._outcomes)
-        except LogUnavailable as error:
-            _leave_out(cursors, self._outcomes)
-            return error
-        return None
+
+    def _unwritten(self) -> set[int]:
+        """Return the partitions whose results, or ends of stored deliveries, Kafka has not stored yet."""
+        return {*self._outcomes, *self._outstanding.unflushed}
 
     async def _collect(self, streams: list[Stream], cursors: dict[str, dict[int, Cursor]], at_s: float) -> None:
         """Collect what this checkpoint must store of the changed delivery streams. A delivery stream is one partition's
@@ -391,6 +392,17 @@ class Checkpoints:
         streams = dispatcher.streams.values()
         kept = {one.partition: self._cursor(one, self._partitions[one.partition]) for one in streams if not one.dirty}
         return self._idle_of(dispatcher) | kept
+
+
+def _clean_up(streams: Iterable[Stream], partitions: Mapping[int, Partition]) -> None:
+    """Free the memory of delivery streams (one partition's deliveries to one listener) that have nothing to deliver and
+    nothing to commit. A stream is created again when it is needed.
+    """
+    for stream in streams:
+        partition = partitions.get(stream.partition)
+        if partition is None or stream.dirty or stream.from_outstanding or not stream.window.idle(partition.tail):
+            continue
+        stream.dispatcher.streams.pop(stream.partition, None)
 
 
 def _leave_out(cursors: dict[str, dict[int, Cursor]], partitions: Container[int]) -> None:

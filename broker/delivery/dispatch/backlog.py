@@ -53,9 +53,12 @@ class Backlog:
     def room_for(self, stream: Stream, offset: int) -> bool:
         """Return whether the message at this offset may be loaded into memory. Usually this depends on the listener's
         memory: it must have room for one more message. Without room, return True only if the message must move to the
-        topic `outstanding`, and few messages are moving there now.
+        topic `outstanding`, and few messages are moving there now. Return False while Kafka does not store the results
+        of the partition's deliveries.
         """
         dispatcher = self._dispatcher
+        if stream.partition in stream.assignment.held:
+            return False
         return dispatcher.room() or (
             dispatcher.sending and offset < stream.set_aside_below and dispatcher.memory.sets_aside_more
         )

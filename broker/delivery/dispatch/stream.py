@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import UNSET
@@ -44,6 +44,9 @@ class Assigned(Protocol):
 
     @property
     def known_changes(self) -> Mapping[tuple[int, int], object]: ...
+    # Of these partitions, no more messages are loaded into memory, because Kafka does not store their results.
+    @property
+    def held(self) -> Collection[int]: ...
     # Call changed() when the listener goes down or comes back. The listener's offsets are then committed soon.
     def changed(self, listener_id: str, /) -> None: ...
     def touched(self, stream: Stream, /) -> None: ...

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Container, Mapping, Sequence
 
 from broker.core.codec import encode
 from broker.core.delivery import DROPPED
@@ -317,8 +317,8 @@ class Outstanding:
                 await _bury(self._topic, rows, self._due.remove)
 
     async def flush(self) -> None:
-        """Write the tombstones of ended deliveries to the topic `outstanding`. If this raises LogUnavailable, the next
-        call tries again.
+        """Write the tombstones of ended deliveries to the topic `outstanding`. Raises LogUnavailable if Kafka does not
+        store some of them. `unflushed` then has their partitions, and the next call tries again.
         """
         if self._settled:
             settled, self._settled = self._settled, {}
@@ -328,6 +328,11 @@ class Outstanding:
                 for partition, records in settled.items():
                     self._settled.setdefault(partition, []).extend(records)
                 raise
+
+    @property
+    def unflushed(self) -> Collection[int]:
+        """The partitions with tombstones that are not written yet."""
+        return self._settled.keys()
 
     def returned(self, delivery: Delivery) -> None:
         """Schedule a delivery from the topic `outstanding` again, because it could not be attempted now. If a cancelled

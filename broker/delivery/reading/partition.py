@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from operator import attrgetter
 
 from broker.delivery.dispatch.stream import Delivery, Dispatching, Stream
@@ -25,7 +25,8 @@ class Partition:
     in memory for listeners that lag a little.
     """
 
-    def __init__(self, number: int, tail: int, tuning: Tuning = TUNED) -> None:
+    def __init__(self, number: int, tail: int, tuning: Tuning = TUNED, *, held: Collection[int] = ()) -> None:
+        self._held = held  # of the partitions in `held`, no listener gets a message into memory
         self._ring_max, self._ring_bytes_max = tuning.ring_max, tuning.ring_bytes_max
         self.number = number
         self.tail = tail  # offset of the next new message
@@ -40,6 +41,7 @@ class Partition:
         memory, get the message later.
         """
         number, fed, ring = self.number, self._fed, self._ring
+        loads = number not in self._held
         for message in messages:
             offset = message.offset
             if offset < self.tail:
@@ -56,7 +58,9 @@ class Partition:
                 if stream is None:
                     stream = dispatcher.stream(number)
                 window = stream.window
-                delivery = Delivery(stream, offset, message) if dispatcher.room() and not window.full else None
+                delivery = (
+                    Delivery(stream, offset, message) if loads and dispatcher.room() and not window.full else None
+                )
                 if window.seen(offset, delivery) and delivery is not None:
                     dispatcher.accept(delivery, message)
                 elif not window.attached:
