@@ -24,7 +24,7 @@ from api.auth import ApiKeys, Members, Sessions
 from api.bodies import BYTES_MAX, Bodies
 from api.browsers import Browsers
 from api.calls import Call, Handler, Method, Resource, Service, answer_problem
-from api.changes import Changes
+from api.changes import ChangeLimits
 from api.clients import Clients
 from api.console import console_routes
 from api.damaged_ids import DamagedIds
@@ -55,8 +55,8 @@ from api.tunnel import Listen, Tunnels, deny
 from api.volume import Volume
 from api.watch import Watch
 from broker.audit.reader import LogReader
+from broker.clock import now_ms
 from broker.commands.accounts import AccountCommands
-from broker.commands.context import now_ms
 from broker.commands.idempotency import Idempotency
 from broker.commands.identities import IdentityCommands
 from broker.commands.invitations import InvitationCommands
@@ -151,7 +151,7 @@ def make_app(
     public_url = None if settings.public_url is None else settings.public_url.rstrip("/")
     limit = settings.requests_per_s
     keys = ApiKeys(view, log.control, stored, requests_per_s=limit)
-    changes = Changes(settings.changes_per_min, stored)
+    changes = ChangeLimits(settings.changes_per_min, stored)
     sessions = Sessions(view, public_url)
     account_commands = AccountCommands(log.control, view, passwords)
     clients = Clients(settings.trusted_proxies, behind_proxy=public_url is not None)

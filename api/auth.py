@@ -18,7 +18,7 @@ from starlette.types import Scope
 
 from api.limits import Limit
 from api.problems import Forbidden, Headers, NoSession, Unauthenticated
-from broker.commands.context import now_ms
+from broker.clock import now_ms
 from broker.core.accounts import Session
 from broker.core.api_keys import ApiKey
 from broker.core.codec import encode

@@ -37,7 +37,8 @@ from api.problems import (
 from api.request_counts import GONE, RequestCounts
 from api.shapes import parse
 from api.streams import Stream, answer_stream
-from broker.commands.context import Context, now_ms
+from broker.clock import now_ms
+from broker.commands.context import Context
 from broker.commands.puts import random_bits
 from broker.core.accounts import Session
 from broker.core.api_keys import ApiKey

@@ -23,7 +23,7 @@ _EVENT_BYTES: Final = 1 << 10
 _BODY_BYTES: Final = 4 << 10
 
 
-class Changes:
+class ChangeLimits:
     """The limits on the changes that an organization makes, such as to create a queue, to update a listener or to start
     a replay. Deleting, pausing, and changes of messages do not count. Each process counts on its own.
 

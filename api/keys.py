@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 from api.auth import Sessions
 from api.calls import Call
-from api.changes import Changes
+from api.changes import ChangeLimits
 from api.pages import optional_rfc3339, page, rfc3339
 from api.past import Views
 from api.problems import Forbidden
 from api.shapes import KeyBody
-from broker.commands.context import Context, now_ms
+from broker.clock import now_ms
+from broker.commands.context import Context
 from broker.commands.organizations import SCOPES, SCOPES_DEFAULT, create_key, revoke_key
 from broker.core.api_keys import ApiKey
 from broker.core.keys import covers
@@ -38,7 +39,7 @@ class OrganizationKeys:
     """Handlers for an organization's API keys."""
 
     def __init__(
-        self, control: ControlLog, view: DirectoryView, sessions: Sessions, views: Views, changes: Changes
+        self, control: ControlLog, view: DirectoryView, sessions: Sessions, views: Views, changes: ChangeLimits
     ) -> None:
         self._control = control
         self._view = view

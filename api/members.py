@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from api.auth import Sessions
 from api.calls import Call
-from api.changes import Changes
+from api.changes import ChangeLimits
 from api.pages import flag_parameter
 from api.shapes import RoleBody
 from broker.commands.members import MemberCommands
@@ -25,7 +25,9 @@ _NO_MEMBER: Final = "No member of this organization has this ID. Check the ID."
 class OrganizationMembers:
     """Handlers for the members of an organization. Only owners may change and remove other members."""
 
-    def __init__(self, commands: MemberCommands, view: DirectoryView, sessions: Sessions, changes: Changes) -> None:
+    def __init__(
+        self, commands: MemberCommands, view: DirectoryView, sessions: Sessions, changes: ChangeLimits
+    ) -> None:
         self._commands = commands
         self._changes = changes
         self._view = view

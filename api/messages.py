@@ -21,8 +21,9 @@ from api.page_tokens import PageTokens
 from api.pages import Span, optional_rfc3339, page_limit, rfc3339, span, time_parameter
 from api.problems import BadHeader
 from api.shapes import BatchBody, MessageBody, MessageDataBody
+from broker.clock import now_ms
 from broker.commands.changes import StoredMessage, delete_message, find_message, update_message
-from broker.commands.context import find_queue, now_ms
+from broker.commands.context import find_queue
 from broker.commands.idempotency import Idempotency, Stored
 from broker.commands.listing import ListedMessage, list_messages
 from broker.commands.puts import Put, append_puts, new_batch, new_put, put_message

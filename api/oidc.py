@@ -24,8 +24,8 @@ from api.limits import EVERYBODY, Limit
 from api.page_tokens import PageTokens
 from api.problems import BadParameter, Forbidden, Headers, TooManyRequests
 from api.shapes import SignInBody
+from broker.clock import now_ms
 from broker.commands.accounts import SESSION_S, AccountCommands
-from broker.commands.context import now_ms
 from broker.commands.identities import IdentityCommands
 from broker.commands.invitations import InvitationCommands
 from broker.errors import BrokerError, IdentityRefused, Refused, Unavailable

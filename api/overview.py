@@ -14,7 +14,7 @@ from typing import Any, Final
 from api.calls import Call
 from api.health import backlogs_of, health_fields
 from api.statistics import statistics_fields, time_steps
-from broker.commands.context import now_ms
+from broker.clock import now_ms
 from broker.core.entities import Listener, Queue
 from broker.core.health import Health
 from broker.core.statistics import QueuesSeries

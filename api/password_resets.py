@@ -18,8 +18,8 @@ from api.limits import EVERYBODY, Limit
 from api.page_tokens import PageTokens
 from api.problems import BadParameter, Forbidden
 from api.shapes import NewPasswordBody, ResetBody
+from broker.clock import now_ms
 from broker.commands.accounts import AccountCommands, WrongPassword, check_email
-from broker.commands.context import now_ms
 from broker.core.accounts import Account
 from broker.errors import Changed, Refused
 from broker.outbound.mail import Mailer

@@ -9,7 +9,7 @@ from api.calls import Call
 from api.pages import time_parameter
 from api.problems import BadParameter
 from broker.audit.past import Past
-from broker.commands.context import now_ms
+from broker.clock import now_ms
 from broker.ports import DirectoryView
 
 

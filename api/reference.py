@@ -293,7 +293,7 @@ OPERATION_DOCS: Final[Mapping[tuple[str, str], OperationDoc]] = {
     ("POST", _LISTENER + "/test"): OperationDoc(
         "testListener",
         "Send a test message",
-        answers.TrialAnswer,
+        answers.ListenerTestAnswer,
         problems=(404, 429),
     ),
     ("GET", _LISTENER + "/deliveries"): OperationDoc(

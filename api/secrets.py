@@ -16,7 +16,8 @@ from api.messages import answer_fields
 from api.pages import rfc3339
 from api.problems import TooManyRequests
 from api.shapes import RotationBody
-from broker.commands.context import event_fields, find_listener, now_ms
+from broker.clock import now_ms
+from broker.commands.context import event_fields, find_listener
 from broker.commands.secrets import SecretCommands
 from broker.core.codec import encode
 from broker.core.entities import Listener
@@ -90,18 +91,18 @@ class Secrets:
             raise NotFound("No queue of this organization has this ID. Check the ID.")
         self._tests.take(call.headers, listener.id)
         with self._slots.slot(organization_id):
-            trial = await try_out(self._sealer, queue, listener, self._resolver, self._tls)
-        event = trial.event(event_fields(call.context()), listener)
+            test = await try_out(self._sealer, queue, listener, self._resolver, self._tls)
+        event = test.event(event_fields(call.context()), listener)
         self._stored.add(organization_id, len(encode(event)))
         await self._log.append(event)
         return {
             "test": {
-                "message_id": trial.message_id,
-                **({} if trial.batch_id is None else {"batch_id": trial.batch_id}),
-                "status": trial.status,
-                "error": trial.error,
-                "took_ms": trial.took_ms,
-                **_steps(trial),
+                "message_id": test.message_id,
+                **({} if test.batch_id is None else {"batch_id": test.batch_id}),
+                "status": test.status,
+                "error": test.error,
+                "took_ms": test.took_ms,
+                **_steps(test),
             }
         }
 

@@ -12,7 +12,8 @@ from typing import Any, Final
 from api.calls import Call
 from api.pages import optional_rfc3339, rfc3339, time_parameter
 from api.problems import BadParameter
-from broker.commands.context import find_listener, find_queue, now_ms
+from broker.clock import now_ms
+from broker.commands.context import find_listener, find_queue
 from broker.core.histogram import BOUNDS_MS
 from broker.core.statistics import KEPT_MS, MINUTE_MS, Counts, Series
 from broker.ports import DirectoryView, ListenerStatus, Statistics

@@ -34,13 +34,15 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from api.auth import ORGANIZATION
 from api.calls import Call, Service
-from api.changes import Changes
+from api.changes import ChangeLimits
 from api.problems import MEDIA_TYPE, TooManyRequests, problem
-from broker.commands.context import find_queue, now_ms
+from broker.clock import now_ms
+from broker.commands.context import find_queue
 from broker.commands.listeners import ListenerCommands, ListenerInput
+from broker.core.delivery import TUNNEL_AWAY
 from broker.core.entities import Listener
 from broker.errors import BrokerError, Refused
-from broker.outbound.addresses import AWAY, TUNNEL_PROOF, tunnel_proof
+from broker.outbound.addresses import TUNNEL_PROOF, tunnel_proof
 from broker.ports import DirectoryView
 from broker.tenant_slots import TenantSlots
 
@@ -219,9 +221,9 @@ class Tunnels:
             async with asyncio.timeout(ANSWER_S_MAX):
                 answer = {"away": True} if tunnel is None else await self._passed_on(request, token, tunnel)
         if answer and answer.get("away") is True:
-            return _response(token, AWAY)
+            return _response(token, TUNNEL_AWAY)
         status = answer.get("status") if answer else None
-        if not isinstance(status, int) or not 200 <= status < AWAY:
+        if not isinstance(status, int) or not 200 <= status < TUNNEL_AWAY:
             return _response(token, 503)
         after, failed = (answer.get("retry_after"), answer.get("failed")) if answer else (None, None)
         return _response(token, status, after if isinstance(after, int) else None, _ids(failed))
@@ -315,7 +317,7 @@ class Listen:
     """
 
     def __init__(
-        self, service: Service, commands: ListenerCommands, view: DirectoryView, tunnels: Tunnels, changes: Changes
+        self, service: Service, commands: ListenerCommands, view: DirectoryView, tunnels: Tunnels, changes: ChangeLimits
     ) -> None:
         self._service = service
         self._commands = commands

@@ -20,7 +20,8 @@ from typing import Final
 
 import orjson
 
-from broker.commands.context import Context, now_ms, record
+from broker.clock import now_ms
+from broker.commands.context import Context, record
 from broker.commands.puts import Put
 from broker.commands.queues import alerts_queue
 from broker.core.alerts import message

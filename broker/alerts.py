@@ -21,7 +21,8 @@ from uuid import uuid4
 from zlib import crc32
 
 from broker.alert_messages import AlertMessages
-from broker.commands.context import now_ms, record
+from broker.clock import now_ms
+from broker.commands.context import record
 from broker.core.alerts import (
     ALERTS_QUEUE,
     KEY_SOON_MS,

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Final
 
+from broker.clock import now_ms
 from broker.core import events as ev
 from broker.core.damage import Damage, DamagedRange, joined
 from broker.errors import BrokerError, LogDamaged
 from broker.kafka.outstanding_sums import holds_all
-from broker.kafka.requests import EARLIEST, KafkaRequests
+from broker.kafka.requests import KafkaRequests
 from broker.kafka.scan import scan
 from broker.kafka.topics import Topics, by_name
-from broker.ports import ControlLog, DirectoryView
+from broker.ports import EARLIEST, ControlLog, DirectoryView
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class DamageReports:
             if not self._known(one):
                 await self._control.append(
                     ev.LogDamaged(
-                        at_ms=time.time_ns() // 1_000_000,
+                        at_ms=now_ms(),
                         organization_id="",
                         actor="worker",
                         topic=one.topic,
@@ -167,7 +167,7 @@ class DamageReports:
 
 def mended(one: DamagedRange, *, given_up: bool, actor: str) -> ev.LogMended:
     return ev.LogMended(
-        at_ms=time.time_ns() // 1_000_000,
+        at_ms=now_ms(),
         organization_id="",
         actor=actor,
         topic=one.topic,

@@ -13,6 +13,8 @@ from typing import Final
 Network = IPv4Network | IPv6Network
 
 BATCH_PAUSE_MS: Final = 8
+SECURITY_PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+SASL_MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +27,8 @@ class KafkaSettings:
     """
 
     bootstrap: str  # `host:port,host:port`
-    security_protocol: str = "PLAINTEXT"  # PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL
-    sasl_mechanism: str | None = None  # PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512
+    security_protocol: str = "PLAINTEXT"  # one of SECURITY_PROTOCOLS
+    sasl_mechanism: str | None = None  # one of SASL_MECHANISMS, or None
     sasl_username: str | None = None
     sasl_password: str | None = field(default=None, repr=False)
     ca_file: Path | None = None  # PEM file, like the next two

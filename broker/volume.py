@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final, Protocol
 
-from broker.commands.context import now_ms
+from broker.clock import now_ms
 from broker.core.events import ControlEvent, Event, VolumeRecorded
 from broker.errors import BrokerError, InDoubt, StorageFull, ViewBehind
 from broker.ports import DirectoryView

@@ -75,7 +75,7 @@ def run_quietly(name: str, options: Options, work: Awaitable[T]) -> T:
 
     If the work raises Unavailable, raise ConfigurationError instead.
     """
-    logs.set_up(name, "warning" if options.log_level == "info" else options.log_level)
+    logs.set_up_quietly(name, options.log_level)
     # Use the same event loop (uvloop) as API processes and workers.
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 

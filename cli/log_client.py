@@ -31,7 +31,7 @@ GIVE_UP_AFTER_S: Final = 60.0  # seconds without an answer
 _MARK: Final = b'{"cursor"'
 
 
-class Refused(BrokerError):
+class LogRefused(BrokerError):
     """The API refused the request."""
 
 
@@ -65,7 +65,7 @@ def read(
     """Yield the parts of the log up to its end or the query's `limit`. With `follow`, do not end at the log's end, but
     wait for further events.
 
-    Raises NotAllowed if the API key has no right to read the log, Refused if the API refuses the request for another
+    Raises NotAllowed if the API key has no right to read the log, LogRefused if the API refuses the request for another
     reason, or ConfigurationError if the API does not answer in time.
     """
     query = dict(query)
@@ -99,8 +99,8 @@ def read(
 def ask(http_client: httpx.Client, path: str, **query: str) -> dict[str, Any] | None:
     """Return the JSON that the API answers for a path, or None if the answer is 404.
 
-    Raises NotAllowed if the API key has no right to read the path, Refused if the API refuses the request for another
-    reason, or ConfigurationError if the API does not answer in time.
+    Raises NotAllowed if the API key has no right to read the path, LogRefused if the API refuses the request for
+    another reason, or ConfigurationError if the API does not answer in time.
     """
     retries = _Retries(http_client, GIVE_UP_AFTER_S)
     while True:
@@ -213,5 +213,5 @@ def _check(answer: httpx.Response) -> None:
         detail = problem.get("detail") or problem.get("title")
     except ValueError:
         detail = answer.reason_phrase
-    kind = NotAllowed if answer.status_code == HTTPStatus.FORBIDDEN else Refused
+    kind = NotAllowed if answer.status_code == HTTPStatus.FORBIDDEN else LogRefused
     raise kind(f"the API refused the request: {answer.status_code} {detail}")

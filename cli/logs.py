@@ -199,6 +199,13 @@ def set_up(process: str, level: str, form: str = "text") -> None:
         logging.getLogger(name).setLevel(max(quiet, lowest))
 
 
+def set_up_quietly(process: str, level: str) -> None:
+    """Call set_up() for a command that prints its own result: at the default level `info`, write only warnings and
+    errors.
+    """
+    set_up(process, "warning" if level == "info" else level)
+
+
 class Logger:
     """A module's logger whose lines are events with fields."""
 

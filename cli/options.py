@@ -22,7 +22,7 @@ from broker.disk import Marks
 from broker.errors import ConfigurationError
 from broker.kafka.client import client_options
 from broker.kafka.embedded.access import EmbeddedAccess, written_access
-from broker.settings import BATCH_PAUSE_MS, KafkaSettings, Network, Settings
+from broker.settings import BATCH_PAUSE_MS, SASL_MECHANISMS, SECURITY_PROTOCOLS, KafkaSettings, Network, Settings
 from cli import logs
 from cli.files import secret_setting
 from cli.oidc import OIDC_SECRET, oidc_settings
@@ -42,9 +42,6 @@ BYTES_PER_S: Final = 16 << 20
 CHANGES_PER_MIN: Final = 600
 # If registration is open, all organizations that one account created may store this many bytes together by default.
 ORGANIZATION_BYTES_MAX: Final = 1 << 30
-
-PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
-MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
 
 N = TypeVar("N", int, float)
@@ -438,11 +435,11 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
         "help": "Sync each batch to disk before acknowledging it (flush.messages=1), for a single broker.",
     },
     "kafka_security_protocol": {
-        "type": click.Choice(PROTOCOLS),
+        "type": click.Choice(SECURITY_PROTOCOLS),
         "default": "PLAINTEXT",
         "help": "Protocol of --kafka.",
     },
-    "kafka_sasl_mechanism": {"type": click.Choice(MECHANISMS), "help": "SASL mechanism. Default: PLAIN."},
+    "kafka_sasl_mechanism": {"type": click.Choice(SASL_MECHANISMS), "help": "SASL mechanism. Default: PLAIN."},
     "kafka_sasl_username": {
         "help": f"SASL user. The password comes from {SASL_PASSWORD} or the file named by {SASL_PASSWORD}_FILE."
     },

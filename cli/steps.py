@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import UNSET
 
-from everput.answers import AttemptFields, TrialFields
+from everput.answers import AttemptFields, ListenerTestFields
 
 
 def took(ms: int) -> str:
@@ -19,7 +19,7 @@ def result(status: int | None, error: str | None) -> str:
     return " ".join(str(one) for one in (status, error) if one is not None)
 
 
-def steps(attempt: AttemptFields | TrialFields) -> str:
+def steps(attempt: AttemptFields | ListenerTestFields) -> str:
     """Return the known durations of an attempt's steps as text, such as ` (DNS 3 ms, connect 5 ms)`. Return an empty
     text if no duration is known.
     """

@@ -1,6 +1,6 @@
 """Every request that the client can make, and the type of its answer.
 
-For: paths, bodies and headers. Not for: sending (client.py), the answers' shapes (answers.py).
+For: paths, bodies and headers. Not for: sending (client.py), the answers' shapes (everput/answers).
 """
 
 from __future__ import annotations
@@ -125,9 +125,9 @@ def resume_listener(queue_id: str, listener_id: str) -> Request[answers.Listener
     return Request(method="POST", path=_listener(queue_id, listener_id, "resume"), answer=answers.ListenerAnswer)
 
 
-def send_test(queue_id: str, listener_id: str) -> Request[answers.TrialAnswer]:
+def send_test(queue_id: str, listener_id: str) -> Request[answers.ListenerTestAnswer]:
     """Send the listener a test message now."""
-    return Request(method="POST", path=_listener(queue_id, listener_id, "test"), answer=answers.TrialAnswer)
+    return Request(method="POST", path=_listener(queue_id, listener_id, "test"), answer=answers.ListenerTestAnswer)
 
 
 def get_secret(queue_id: str, listener_id: str) -> Request[answers.SecretAnswer]:

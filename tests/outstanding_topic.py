@@ -10,7 +10,8 @@ from collections import defaultdict
 from broker.core.codec import decode, encode
 from broker.core.events import Event, KeptDelivery
 from broker.errors import LogUnavailable
-from broker.kafka.requests import EARLIEST, LATEST, FetchResult, KafkaRequests, Record
+from broker.kafka.requests import KafkaRequests
+from broker.ports import EARLIEST, LATEST, FetchResult, Record
 
 
 class OutstandingTopic:

@@ -9,8 +9,8 @@ from collections.abc import AsyncGenerator
 
 from broker.audit.records import FETCH_BYTES, Records
 from broker.errors import Unavailable
-from broker.kafka.requests import EARLIEST, Record
 from broker.kafka.scan import scan
+from broker.ports import EARLIEST, Record
 
 
 async def control_records(

@@ -23,9 +23,8 @@ import msgspec
 
 from broker.audit.records import Records
 from broker.errors import LogDamaged, LogUnavailable
-from broker.kafka.requests import LATEST, Record
 from broker.kafka.topics import Topic
-from broker.ports import DirectoryView, OffsetTooOld
+from broker.ports import LATEST, DirectoryView, OffsetTooOld, Record
 
 log = logging.getLogger(__name__)
 

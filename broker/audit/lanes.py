@@ -21,7 +21,7 @@ from broker.core.events import LogDamaged as DamageFound
 from broker.core.logorder import Lane, Merge, Run
 from broker.core.selection import Selection, Unreadable
 from broker.errors import LogDamaged, Unavailable
-from broker.kafka.requests import EARLIEST, FetchResult, OffsetTooOld
+from broker.ports import EARLIEST, FetchResult, OffsetTooOld
 
 _CONTROL: Final = TOPIC_OF[wire_name(ListenerRedriven)]
 _TRIES_MAX: Final = 100

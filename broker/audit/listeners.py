@@ -18,8 +18,7 @@ from broker.core.codec import wire_name
 from broker.core.events import Event, ListenerCreated, QueueCreated, ReplayStarted
 from broker.core.selection import Selection
 from broker.kafka.read_slots import ReadSlots
-from broker.kafka.requests import EARLIEST, LATEST
-from broker.ports import DirectoryView
+from broker.ports import EARLIEST, LATEST, DirectoryView
 from broker.time_offsets import offsets_since
 
 _KEPT_MAX: Final = 128

@@ -19,7 +19,7 @@ from broker.audit.listeners import Listeners
 from broker.audit.pace import Others, Pace
 from broker.audit.past import Past
 from broker.audit.records import Records
-from broker.commands.context import now_ms
+from broker.clock import now_ms
 from broker.core.catalogue import TOPIC_OF, TOPICS
 from broker.core.codec import wire_name
 from broker.core.events import Event, MessagePut
@@ -28,9 +28,8 @@ from broker.core.selection import Selection
 from broker.core.story import Story
 from broker.errors import Busy, NotFound, Refused
 from broker.kafka.read_slots import ReadSlots
-from broker.kafka.requests import EARLIEST, LATEST
 from broker.kafka.topics import Topics
-from broker.ports import DirectoryView
+from broker.ports import EARLIEST, LATEST, DirectoryView
 from broker.tenant_slots import TenantSlots
 from broker.time_offsets import offsets_since
 

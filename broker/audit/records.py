@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
-from broker.kafka.requests import FetchResult
+from broker.ports import FetchResult
 
 FETCH_BYTES: Final = 256 << 10  # small, so that requests stay quick
 

@@ -22,9 +22,10 @@ from broker.core.outcome_checks import OutcomeChecks, noun_of, unaccounted
 from broker.errors import LogDamaged, UnknownEvent
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.outstanding_sums import incomplete_copies
-from broker.kafka.requests import EARLIEST, LATEST, FetchResult, KafkaRequests, OffsetTooOld
+from broker.kafka.requests import KafkaRequests
 from broker.kafka.scan import scan
 from broker.kafka.topics import Topic, Topics, workers_group
+from broker.ports import EARLIEST, LATEST, FetchResult, OffsetTooOld
 from broker.settings import KafkaSettings
 
 

@@ -13,7 +13,8 @@ from dataclasses import replace
 from typing import Final
 from uuid import uuid4
 
-from broker.commands.context import account_context, event_fields, now_ms, record
+from broker.clock import now_ms
+from broker.commands.context import account_context, event_fields, record
 from broker.commands.members import LastMember, MemberCommands, without_owner
 from broker.core import events as ev
 from broker.core import keys

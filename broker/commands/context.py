@@ -8,13 +8,13 @@ gets it. Not for: the commands (the modules beside this one), what an event chan
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
 from msgspec import UNSET, UnsetType
 
+from broker.clock import now_ms
 from broker.core import codec
 from broker.core.entities import Listener, Queue
 from broker.core.events import ControlEvent
@@ -47,11 +47,6 @@ class Context:
     actor: str
     request_id: str
     at_ms: int
-
-
-def now_ms() -> int:
-    """Return the current time in milliseconds since the UTC epoch."""
-    return time.time_ns() // 1_000_000
 
 
 def shell_context(organization_id: str) -> Context:

@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from broker.commands.context import now_ms
+from broker.clock import now_ms
 from broker.commands.puts import Put, append_puts
 from broker.core.claims import CLOCKS_MS, IDS_KEPT_MS, Claim, decide, random_bits
 from broker.core.codec import decode_message, encode

@@ -10,8 +10,9 @@ import os
 from typing import Final
 from uuid import uuid4
 
+from broker.clock import now_ms
 from broker.commands.accounts import AccountCommands, check_email
-from broker.commands.context import Context, event_fields, now_ms, record
+from broker.commands.context import Context, event_fields, record
 from broker.commands.members import ORGANIZATIONS_MAX, check_role
 from broker.core import events as ev
 from broker.core import keys

@@ -10,13 +10,8 @@ from collections.abc import Sequence
 from typing import Final
 from uuid import uuid4
 
-from broker.commands.context import (
-    Context,
-    check_name,
-    event_fields,
-    now_ms,
-    record,
-)
+from broker.clock import now_ms
+from broker.commands.context import Context, check_name, event_fields, record
 from broker.core import events as ev
 from broker.core import keys
 from broker.core.api_keys import ApiKey

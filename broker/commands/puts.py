@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import os
 import struct
-import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import starmap
@@ -19,6 +18,7 @@ from typing import Final, Protocol
 
 from msgspec import UNSET, UnsetType
 
+from broker.clock import now_ms
 from broker.core.alerts import ALERTS_QUEUE
 from broker.core.codec import encode
 from broker.core.entities import Queue
@@ -98,7 +98,7 @@ class Put:
         self._actor = actor
         self._request_id = request_id
         self._deliver_at_ms = deliver_at_ms
-        self._at_ms = time.time_ns() // 1_000_000
+        self._at_ms = now_ms()
         self._random_bits = random_bits()
         self.id = ""
         self.name = name or ""
@@ -188,7 +188,7 @@ def new_put(
         )
         raise Refused(detail, pointer="/deliver_at")
     deliver_at_ms = int(deliver_at.timestamp() * 1000)
-    if deliver_at_ms - time.time_ns() // 1_000_000 > DELIVER_AHEAD_MS_MAX:
+    if deliver_at_ms - now_ms() > DELIVER_AHEAD_MS_MAX:
         raise Refused(
             f"deliver_at may be at most {DELIVER_AHEAD_MS_MAX // _DAY_MS} days ahead. Give an earlier time.",
             pointer="/deliver_at",

@@ -137,6 +137,3 @@ class ArrivingOffsets(Generic[K]):
         for key in gone:
             del self._offsets[key]
         return gone
-
-    def clear(self) -> None:
-        self._offsets.clear()

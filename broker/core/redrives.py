@@ -2,7 +2,7 @@
 
 For: comparing the redrives with those that a worker had seen when it wrote a record to the topic `outstanding`.
 Redrives are numbered by their order in the log and not by time, because clocks differ. Pure. Not for: what a redrive
-does (broker/delivery/outstanding/schedule.py).
+does (broker/delivery/outstanding/redriving.py).
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from broker.clock import now_ms
 from broker.core import health
 from broker.core.codec import Fields
 from broker.core.cursor import Cursor
@@ -35,7 +36,7 @@ from broker.core.window import Window
 from broker.delivery.assignment import Assignment
 from broker.delivery.dispatch.connections import Network
 from broker.delivery.dispatch.dispatcher import Dispatcher
-from broker.delivery.dispatch.stream import Delivery, Stream, now_ms
+from broker.delivery.dispatch.stream import Delivery, Stream
 from broker.delivery.dispatch.ticks import Ticks
 from broker.delivery.ports import Ports
 from broker.delivery.positions import lowest

@@ -30,8 +30,7 @@ class Tuning:
     # For a listener with batches, the limit is this many full batches, if these have more messages than `held_max`.
     batches_held: int = 4
     # A listener that is new or was just down may have this many messages in memory for each attempt it may have in
-    # flight.
-    # For a listener that is new or was just down, messages that wait for a retry do not count for `held_per_attempt`.
+    # flight. Messages that wait for a retry do not count.
     held_per_attempt: int = 4
     # One listener's messages in memory have at most about this many bytes before decoding. Decoding doubles the bytes.
     held_bytes_max: int = 4 << 20
@@ -93,10 +92,11 @@ class Tuning:
     # The regular work of a tick is divided into this many parts, so that it does not block the event loop for long.
     tick_parts: int = 5
     # In one of this many ticks (of 50 ms each), a worker divides its limits among its listeners.
-    # A slow or failing listener takes part in only one of this many ticks (a worker's regular work for listeners).
+    # A slow or failing listener takes part in only one of this many ticks.
     share_ticks: int = 5
+    # After a tick has permitted this many attempts of slow and failing listeners, it yields to the event loop.
     begun_at_once: int = 8
-    # Whenever a tick (regular work) has run for this long, it yields to the event loop, so that answers are read.
+    # Whenever a tick has run for this long, it yields to the event loop, so that answers are read.
     turn_s: float = 0.002
     # If the event loop is late by more than this, a worker first reads arrived answers, and then times out attempts.
     stood_still_s: float = 0.1

@@ -15,6 +15,7 @@ from functools import partial
 from random import random
 from typing import TypeVar
 
+from broker.clock import now_ms
 from broker.core.directory import Directory
 from broker.core.entities import Listener
 from broker.delivery.assignment import Assignment, Shared
@@ -26,7 +27,6 @@ from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.fairness import Sockets
 from broker.delivery.dispatch.limits import Priority
 from broker.delivery.dispatch.liveness import Liveness
-from broker.delivery.dispatch.stream import now_ms
 from broker.delivery.dispatch.ticks import Ticks
 from broker.delivery.ports import Ports
 from broker.delivery.positions import Positions, read_positions

@@ -19,9 +19,9 @@ from broker.disk import Refusal
 from broker.errors import InDoubt, LogDamaged, LogUnavailable, UnknownEvent
 from broker.kafka.appender import Appender
 from broker.kafka.read_slots import COUNT_READS_MAX, ReadSlots
-from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests
+from broker.kafka.requests import KafkaRequests
 from broker.kafka.scan import scan
-from broker.ports import CountingChange, OffsetTooOld, Record, TooMuch
+from broker.ports import EARLIEST, LATEST, CountingChange, OffsetTooOld, Record, TooMuch
 from broker.time_offsets import offsets_since
 
 log = logging.getLogger(__name__)

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from typing import Final
 
 import msgspec
 
+from broker.clock import now_ms
 from broker.core.claims import CLAIMS_MAX, FEW, KEPT_MS, ClaimIndex, has_room
 from broker.core.codec import decode, encode
 from broker.core.events import PutClaimed
 from broker.disk import Refusal
 from broker.errors import BrokerError, LogDamaged, LogUnavailable, ShareUsed, UnknownEvent, ViewBehind
 from broker.kafka.appender import Appender
-from broker.kafka.requests import KafkaRequests, OffsetTooOld
+from broker.kafka.requests import KafkaRequests
 from broker.kafka.scan import scan
 from broker.kafka.topics import Topic
+from broker.ports import OffsetTooOld
 from broker.time_offsets import offsets_since
 
 # An Idempotency-Key is valid for 24 hours. Keep its record an hour longer, because the clocks of processes may differ.
@@ -127,7 +128,7 @@ class ClaimsTopic:
             if self._read_done[partition] > asked:
                 return
             self._reads_begun[partition] += 1
-            before_ms = time.time_ns() // 1_000_000 - KEPT_MS - _MARGIN_MS
+            before_ms = now_ms() - KEPT_MS - _MARGIN_MS
             try:
                 await self._read_to_end(partition, before_ms)
             # If Kafka has deleted the record at which this read begins, forget the offset of that record.

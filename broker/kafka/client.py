@@ -11,15 +11,13 @@ import ssl
 from typing import Any, Final
 
 from broker.errors import ConfigurationError
-from broker.settings import KafkaSettings
+from broker.settings import SASL_MECHANISMS, SECURITY_PROTOCOLS, KafkaSettings
 
-SECURITY_PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 # If a Kafka broker does not answer within 15 s, producers and Faust ask which broker leads the partition now.
 # With the default timeouts, a Kafka broker that hangs would stop aiokafka's producer for 40 s, and Faust for 90 s.
 ANSWER_MS: Final = 15_000
 # This regular expression takes linear time: a repetition never matches the character that follows it (`]` or `:`).
 _SERVER: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]@]+):[0-9]{1,5}")
-SASL_MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
 
 def client_options(kafka: KafkaSettings) -> dict[str, Any]:

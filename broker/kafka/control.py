@@ -16,7 +16,8 @@ from broker.core.events import ControlEvent
 from broker.disk import Refusal
 from broker.errors import ConfigurationError, InDoubt, LogDamaged, LogUnavailable
 from broker.kafka.producer import Producer
-from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, Record
+from broker.kafka.requests import KafkaRequests
+from broker.ports import EARLIEST, LATEST, Record
 
 
 class ControlTopic:

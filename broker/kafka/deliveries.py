@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from itertools import accumulate
 from typing import Final
 
+from broker.clock import now_ms
 from broker.core.codec import decode
 from broker.core.entities import Listener
 from broker.core.events import AnswersKept, DeliveriesSettled, DeliveryAttempted
@@ -28,10 +28,19 @@ from broker.kafka.cursors import KafkaCursors
 from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.queue_states import KafkaQueueStates
 from broker.kafka.read_slots import ReadSlots
-from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, Record
+from broker.kafka.requests import KafkaRequests
 from broker.kafka.scan import scan
 from broker.kafka.topics import topics
-from broker.ports import Attempt, Backlog, DeliveryState, ListenerCondition, OutstandingDelivery
+from broker.ports import (
+    EARLIEST,
+    LATEST,
+    Attempt,
+    Backlog,
+    DeliveryState,
+    ListenerCondition,
+    OutstandingDelivery,
+    Record,
+)
 from broker.settings import KafkaSettings
 from broker.time_offsets import offsets_since
 
@@ -188,7 +197,7 @@ class KafkaDeliveries:
                 oldest.append(place.oldest_at_ms)
             if since_ms is not None:
                 oldest.append(since_ms)
-        known = facts_of(places.values(), time.time_ns() // 1_000_000)
+        known = facts_of(places.values(), now_ms())
         state = "live"
         if lag and any(place.state == "down" for place in places.values()):
             state = "down"
@@ -258,7 +267,7 @@ class KafkaDeliveries:
 
     async def facts(self, listeners: Sequence[Listener]) -> Mapping[str, Facts]:
         """See ports.ListenerStatus."""
-        at_ms = time.time_ns() // 1_000_000
+        at_ms = now_ms()
         cursors = await self.cursors.load([one.id for one in listeners], range(self._messages.partitions))
         return {listener_id: facts_of(places.values(), at_ms) for listener_id, places in cursors.items()}
 

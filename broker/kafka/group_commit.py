@@ -377,10 +377,7 @@ class GroupCommit:
             self._keyed = {partition: queue for partition, queue in self._keyed.items() if queue}
             for queue in (self._unkeyed, *self._keyed.values()):
                 while queue and (queue.first.done.done() or queue.first.deadline < now_s):
-                    late = LogUnavailable(
-                        "Kafka does not acknowledge writes at the moment. Nothing was stored; try again."
-                    )
-                    self.refused += fail([self._pop(queue)], late)
+                    self.refused += fail([self._pop(queue)], LogUnavailable(_NO_ROOM))
             for batch in self.in_flight.batches:
                 doubt = InDoubt(
                     "Kafka did not acknowledge in time. The message may have been stored; "

@@ -22,8 +22,8 @@ from broker.errors import LogDamaged, LogUnavailable
 from broker.kafka.batches import parse
 from broker.kafka.fetch import API_KEY, VERSION, Fetch, Fetched, rows_of
 from broker.kafka.packed import open_connection, post
-from broker.kafka.requests import EARLIEST, KafkaRequests
-from broker.ports import Record
+from broker.kafka.requests import KafkaRequests
+from broker.ports import EARLIEST, Record
 
 log = logging.getLogger(__name__)
 

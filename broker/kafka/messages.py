@@ -17,10 +17,10 @@ from broker.core.paging import Chunk, Found, newest
 from broker.errors import LogDamaged
 from broker.kafka.group_commit import GroupCommit
 from broker.kafka.read_slots import COUNT_READS_MAX, ReadSlots
-from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests
+from broker.kafka.requests import KafkaRequests
 from broker.kafka.scan import scan
 from broker.kafka.topics import Topic
-from broker.ports import Acknowledged, BuildRecord, StoredRecord
+from broker.ports import EARLIEST, LATEST, Acknowledged, BuildRecord, StoredRecord
 from broker.time_offsets import offsets_since
 
 log = logging.getLogger(__name__)

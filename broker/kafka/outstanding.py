@@ -19,10 +19,10 @@ from broker.core.events import BARE, DeliverySetAside, KeptDelivery
 from broker.core.ids import partition_of
 from broker.errors import LogDamaged, UnknownEvent
 from broker.kafka.read_slots import ReadSlots
-from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, OffsetTooOld, Record
+from broker.kafka.requests import KafkaRequests
 from broker.kafka.scan import scan
 from broker.kafka.topics import topics
-from broker.ports import OutstandingDelivery, Position
+from broker.ports import EARLIEST, LATEST, OffsetTooOld, OutstandingDelivery, Position, Record
 from broker.settings import KafkaSettings
 from broker.time_offsets import offsets_since
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections import defaultdict
 
 from broker.core.outstanding_sum import LiveKeys, OutstandingSum, parse_sum
-from broker.kafka.requests import EARLIEST, LATEST, FetchResult, KafkaRequests
+from broker.kafka.requests import KafkaRequests
 from broker.kafka.scan import scan
 from broker.kafka.topics import topics, workers_group
+from broker.ports import EARLIEST, LATEST, FetchResult
 
 
 async def noted_sum(requests: KafkaRequests, partition: int) -> OutstandingSum | None:

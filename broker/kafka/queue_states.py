@@ -19,8 +19,7 @@ from broker.core.claims import CLOCKS_MS
 from broker.core.entities import Listener
 from broker.core.ids import partition_of
 from broker.kafka.outstanding import KafkaOutstanding
-from broker.kafka.requests import EARLIEST
-from broker.ports import Cursors, DeliverySummary, OutstandingDelivery, PlacedMessage
+from broker.ports import EARLIEST, Cursors, DeliverySummary, OutstandingDelivery, PlacedMessage
 
 _PENDING: Final = DeliverySummary("pending", 0)
 _DELIVERED: Final = DeliverySummary("delivered")

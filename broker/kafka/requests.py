@@ -25,10 +25,8 @@ from broker.kafka.groups import KafkaGroups, check
 from broker.kafka.reachability import reachable, why_not
 from broker.kafka.scan import scan
 from broker.kafka.topics import topics as topics_of
-from broker.ports import EARLIEST, LATEST, FetchResult, OffsetTooOld, Record
+from broker.ports import LATEST, FetchResult, OffsetTooOld, Record
 from broker.settings import KafkaSettings
-
-__all__ = ["EARLIEST", "LATEST", "FetchResult", "KafkaRequests", "OffsetTooOld", "Record"]
 
 log = logging.getLogger(__name__)
 

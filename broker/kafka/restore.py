@@ -13,7 +13,7 @@ from aiokafka import errors as kafka_errors
 
 from broker.errors import LogUnavailable
 from broker.kafka.client import client_options
-from broker.kafka.requests import Record
+from broker.ports import Record
 from broker.settings import KafkaSettings
 
 _BATCH_BYTES_MAX: Final = 1 << 20

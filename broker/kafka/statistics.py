@@ -18,14 +18,16 @@ from collections import Counter
 from collections.abc import Collection
 from typing import Final, NamedTuple
 
+from broker.clock import now_ms
 from broker.core.codec import decode, encode
 from broker.core.events import StatisticsCounted
 from broker.core.statistics import KEPT_MS, LATE_MAX, MINUTE_MS, Coverage, Lane, Position, Series, Totals
 from broker.errors import LogDamaged, UnknownEvent
 from broker.kafka.appender import Appender
 from broker.kafka.read_slots import ReadSlots
-from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, OffsetTooOld, Record
+from broker.kafka.requests import KafkaRequests
 from broker.kafka.topics import by_name, topics
+from broker.ports import EARLIEST, LATEST, OffsetTooOld, Record
 from broker.settings import KafkaSettings
 from broker.time_offsets import offsets_since
 
@@ -202,7 +204,7 @@ class Counting:
             numbers = [lane.partition for lane in lanes if lane.topic == source]
             if not numbers:
                 continue
-            oldest_ms = dict.fromkeys(numbers, _now_ms() - KEPT_MS)
+            oldest_ms = dict.fromkeys(numbers, now_ms() - KEPT_MS)
             since = await offsets_since(self._requests, self._names[source], oldest_ms)
             found |= {Lane(source, number): Position(offset) for number, offset in since.items()}
         return found
@@ -337,7 +339,7 @@ class Counting:
             written = follower.coverage.positions
             counted = all(at.offset == written.get(lane, at).offset for lane, at in totals.begins.items())
             if counted:
-                value = encode(totals.counted(_now_ms(), follower.next))
+                value = encode(totals.counted(now_ms(), follower.next))
                 await self._writer.append_one(0, b"", value)
                 await follower.follow()
                 counted = all(at == written.get(lane) for lane, at in totals.positions.items())
@@ -354,15 +356,11 @@ class Counting:
         return counted
 
 
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 def _minute_now() -> int:
     """Return the number of the minute (since the epoch) that includes the time 5 s ago (_WAIT_S). So the number changes
     5 s after a minute has ended. By then, the records of this minute have usually arrived.
     """
-    return int((_now_ms() - _WAIT_S * 1000) // MINUTE_MS)
+    return int((now_ms() - _WAIT_S * 1000) // MINUTE_MS)
 
 
 class KafkaStatistics:

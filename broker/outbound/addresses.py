@@ -16,7 +16,6 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-from broker.core.delivery import TUNNEL_AWAY
 from broker.outbound.dns import DEFAULT, Ask, DnsLookups, DnsTuning, NotAsked, ask_system
 from broker.outbound.mail import Mailer
 from broker.settings import Network
@@ -24,7 +23,6 @@ from broker.settings import Network
 URL_CHARS_MAX: Final = 2048
 MAILTO: Final = "mailto:"
 TUNNEL: Final = "tunnel"  # The scheme of URLs that lead to a tunnel. Only Everput itself creates these URLs.
-AWAY: Final = TUNNEL_AWAY
 TUNNEL_PROOF: Final = "everput-tunnel"  # the name of a response header
 _USABLE_S: Final = 600.0
 _CACHED_MAX: Final = 8192
@@ -80,7 +78,7 @@ PORTS_REFUSED: Final = frozenset(
 )
 
 
-class Refused(Exception):
+class AddressRefused(Exception):
     """The error that a listener's host has no IP address that Everput may connect to."""
 
 
@@ -256,8 +254,8 @@ class Resolver:
         self._kept: dict[str, _Kept] = {}
 
     async def addresses(self, host: str) -> list[str]:
-        """Return the allowed IP addresses of a host. Raises Refused if none of its addresses is allowed. Raises OSError
-        if DNS knows no address or does not answer in time, and NotAsked if no thread was free to ask DNS.
+        """Return the allowed IP addresses of a host. Raises AddressRefused if none of its addresses is allowed. Raises
+        OSError if DNS knows no address or does not answer in time, and NotAsked if no thread was free to ask DNS.
         """
         literal = literal_address(host)
         return self._allowed(host, await self._found(host) if literal is None else [str(literal)])
@@ -316,5 +314,5 @@ class Resolver:
     def _allowed(self, host: str, found: Sequence[str]) -> list[str]:
         allowed = [text for text in found if self._may_be_at(text)]
         if not allowed:
-            raise Refused(f"{host} has no IP address that is public or in a network of --allow-network")
+            raise AddressRefused(f"{host} has no IP address that is public or in a network of --allow-network")
         return allowed

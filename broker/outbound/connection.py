@@ -21,7 +21,7 @@ from typing import Any, Final, Protocol
 
 import httptools
 
-from broker.outbound.addresses import PORTS_REFUSED, TUNNEL_PROOF, Refused, Resolver, Target, tunnel_proof
+from broker.outbound.addresses import PORTS_REFUSED, TUNNEL_PROOF, AddressRefused, Resolver, Target, tunnel_proof
 from broker.outbound.dns import NotAsked
 from broker.outbound.mail import MailTransport
 from broker.outbound.retry_after import retry_after_s
@@ -366,7 +366,7 @@ async def connect(
         error = "connect-timeout"
     except NotAsked:
         raise NotTried(DNS) from None
-    except (Refused, OSError, UnicodeError) as failure:  # UnicodeError means that the host name is not valid.
+    except (AddressRefused, OSError, UnicodeError) as failure:  # UnicodeError means that the host name is not valid.
         error = NO_ADDRESS
         log.debug("connect.no_address host=%s reason=%r", target.host, failure)
     raise ConnectFailed(error, steps.times)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 import ssl
-import time
 from typing import Final, NamedTuple
 from zlib import crc32
 
 import orjson
 
+from broker.clock import now_ms
 from broker.core.batching import FAILED_IN_BATCH, batch_body, batch_id, element, failed_ids
 from broker.core.catalogue import masked_url
 from broker.core.codec import Fields
@@ -79,7 +79,7 @@ async def try_out(
     """
     opened = open_listener(sealer, listener)
     target = parse_url(listener.notify_url)
-    at_ms = time.time_ns() // 1_000_000
+    at_ms = now_ms()
     made = message_id(at_ms=at_ms, partition=0, random_bits=secrets.randbits(62))
     body = orjson.dumps(
         {

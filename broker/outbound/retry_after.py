@@ -1,6 +1,7 @@
 """The header Retry-After of a listener's answer.
 
-For: its value in seconds. Not for: when a listener may be asked to wait, and for how long at most (limits.py).
+For: its value in seconds. Not for: when a listener may be asked to wait, and for how long at most
+(broker/delivery/dispatch/limits.py).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from broker.outbound.addresses import Resolver, Target
 from broker.outbound.connection import REUSED, ConnectFailed, Connection, Times, connect
 
 
-class Answer(NamedTuple):
+class SingleAnswer(NamedTuple):
     """The answer to a single HTTP request."""
 
     status: int | None  # the HTTP status of the answer; None if there was no valid answer
@@ -29,27 +29,27 @@ class _SingleRequest:
     def __init__(self, *, keeps: bool) -> None:
         self._loop = asyncio.get_running_loop()
         self._keeps = keeps
-        self.done: asyncio.Future[Answer] = self._loop.create_future()
+        self.done: asyncio.Future[SingleAnswer] = self._loop.create_future()
         # The answer's status and times; None until the answer's status line and headers have arrived.
-        self.answer: Answer | None = None
+        self.answer: SingleAnswer | None = None
 
     def answered(self, connection: Connection, status: int, _retry_after_s: int | None) -> None:
-        self.answer = answer = Answer(status, None, connection.times, self._loop.time())
+        self.answer = answer = SingleAnswer(status, None, connection.times, self._loop.time())
         if self._keeps:
             connection.keep(lambda received: self._set(answer._replace(received=received)))
         else:
             self._set(answer)
 
     def failed(self, connection: Connection, error: str) -> None:
-        self._set(Answer(None, error, connection.times))
+        self._set(SingleAnswer(None, error, connection.times))
 
     def released(self, connection: Connection) -> None:
         connection.close()
 
     def lost(self, _connection: Connection) -> None:
-        self._set(Answer(None, "closed"))
+        self._set(SingleAnswer(None, "closed"))
 
-    def _set(self, answer: Answer) -> None:
+    def _set(self, answer: SingleAnswer) -> None:
         if not self.done.done():
             self.done.set_result(answer)
 
@@ -62,7 +62,7 @@ async def ask(
     *,
     timeout_s: float,
     keeps: bool = False,
-) -> Answer:
+) -> SingleAnswer:
     """Send one HTTP request to an allowed address of the target, and return the answer. If no answer comes, the result
     has an error and no status.
 
@@ -79,6 +79,6 @@ async def ask(
             finally:
                 connection.close()
     except TimeoutError:
-        return once.answer or Answer(None, "timeout")
+        return once.answer or SingleAnswer(None, "timeout")
     except ConnectFailed as error:
-        return Answer(None, str(error), error.times)
+        return SingleAnswer(None, str(error), error.times)

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 
 import click
 
+from broker.clock import now_ms
 from broker.commands.accounts import AccountCommands
-from broker.commands.context import now_ms
 from broker.core.accounts import Account
 from broker.core.api_keys import ApiKey
 from broker.core.directory import Directory

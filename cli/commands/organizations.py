@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import click
 
-from broker.commands.context import now_ms, shell_context
+from broker.clock import now_ms
+from broker.commands.context import shell_context
 from broker.commands.invitations import InvitationCommands, invitation_mail
 from broker.commands.members import MemberCommands
 from broker.commands.organizations import revoke_key

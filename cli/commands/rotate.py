@@ -6,27 +6,24 @@ can be repeated. Not for: encrypting (broker/sealing.py), what the events change
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 
 import click
-import uvloop
 
-from broker.commands.context import now_ms
+from broker.clock import now_ms
 from broker.core.events import ListenerResealed
-from broker.errors import ConfigurationError, Unavailable
+from broker.errors import ConfigurationError
 from broker.kafka.embedded.kafka import EmbeddedKafka
 from broker.kafka.importing import refuse_unfinished
-from broker.kafka.log import KafkaLog
 from broker.private_files import write_secret
 from broker.sealing import Sealer, new_sealing_key
 from broker.settings import KafkaSettings
-from cli import files, logs
+from cli import files
+from cli.directory import directory, run_quietly
 from cli.groups import examples
 from cli.options import Options, shared_options
 from cli.printing import say
-from projections.app import CATCH_UP_S, Projections
+from projections.app import CATCH_UP_S
 
 
 @click.command("rotate-sealing-key", epilog=examples("everput rotate-sealing-key --data-dir data"))
@@ -42,22 +39,16 @@ def command(options: Options) -> None:
     all processes to NEW,OLD, and restart them. Run this command, also with NEW,OLD. Then set the key of all processes
     to NEW, and restart them again.
     """
-    logs.set_up("rotate", "warning" if options.log_level == "info" else options.log_level)
-    # Use the same event loop (uvloop) as API processes and workers.
-    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-    try:
-        if options.kafka is None:
-            count = _embedded(options)
-        else:
-            sealer = Sealer(files.sealing_key(options.data_dir))
-            if sealer.keys == 1:
-                raise ConfigurationError(
-                    f"there is only one sealing key: set {files.SEALING_KEY_VARIABLE}=NEW,OLD for this command and for "
-                    "all processes, restart the processes, then repeat this command"
-                )
-            count = asyncio.run(reseal(options.kafka_settings(), sealer))
-    except Unavailable as error:
-        raise ConfigurationError(str(error)) from error
+    if options.kafka is None:
+        count = _embedded(options)
+    else:
+        sealer = Sealer(files.sealing_key(options.data_dir))
+        if sealer.keys == 1:
+            raise ConfigurationError(
+                f"there is only one sealing key: set {files.SEALING_KEY_VARIABLE}=NEW,OLD for this command and for "
+                "all processes, restart the processes, then repeat this command"
+            )
+        count = run_quietly("rotate", options, reseal(options.kafka_settings(), sealer))
     say(f"encrypted the secrets of {count} listeners with the new key")
 
 
@@ -81,7 +72,7 @@ def _embedded(options: Options) -> int:
         if Sealer(sealing_keys).keys == 1:
             sealing_keys = f"{new_sealing_key()},{sealing_keys}"
             write_secret(path, sealing_keys)
-        count = asyncio.run(_reseal_embedded(options, Sealer(sealing_keys)))
+        count = run_quietly("rotate", options, _reseal_embedded(options, Sealer(sealing_keys)))
         write_secret(path, sealing_keys.partition(",")[0])
     return count
 
@@ -105,14 +96,7 @@ async def reseal(settings: KafkaSettings, sealer: Sealer) -> int:
     """
     await refuse_unfinished(settings)
     count = 0
-    async with contextlib.AsyncExitStack() as stack:
-        log = KafkaLog(settings)
-        await log.start()
-        stack.push_async_callback(log.stop)
-        projections = Projections(settings, log.control)
-        await projections.start(timeout_s=CATCH_UP_S)
-        stack.push_async_callback(projections.stop)
-        view = projections.directory
+    async with directory(settings) as (control, view):
         for listener in list(view.state.listeners.values()):
             sealed = sealer.reseal(listener.sealed())
             if sealed:
@@ -123,7 +107,7 @@ async def reseal(settings: KafkaSettings, sealer: Sealer) -> int:
                     listener_id=listener.id,
                     sealed=sealed,
                 )
-                await log.control.append(event)
+                await control.append(event)
                 count += 1
         await view.caught_up(timeout_s=CATCH_UP_S)
         left = sum(1 for listener in view.state.listeners.values() if sealer.reseal(listener.sealed()))

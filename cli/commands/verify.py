@@ -56,7 +56,7 @@ def command(options: Options, admin: Sequence[str]) -> None:
     Some values, such as the data of a message, occur only once in the log. Only the checksum of their record batch can
     show that such a value was changed.
     """
-    logs.set_up("verify", "warning" if options.log_level == "info" else options.log_level)
+    logs.set_up_quietly("verify", options.log_level)
     states = {f"{url} {name}".strip(): state for url in admin for name, state in _ask(url).items()}
     lives = {name: state for name, state in states.items() if state.get("fields") == fields_hash()}
     for name in states.keys() - lives.keys():

@@ -1,7 +1,7 @@
 """The listeners of `everput demo`: real HTTP servers in a process of their own.
 
-For: taking deliveries, checking their signatures, counting, and refusing for as long as they are told to.
-They are told by lines of JSON on stdin and tell by lines of JSON on stdout; when stdin ends, so do they.
+For: taking deliveries, checking their signatures, counting, and refusing when a command says so. Commands arrive as
+lines of JSON on stdin, and counts leave as lines of JSON on stdout. The process ends when stdin ends.
 Not for: judging what they received (cli/demo/demo.py)."""
 
 from __future__ import annotations

@@ -22,8 +22,9 @@ from broker.core.codec import decode
 from broker.core.directory import Directory
 from broker.errors import ConfigurationError, LogDamaged, LogUnavailable, UnknownEvent
 from broker.kafka.cursors import KafkaCursors
-from broker.kafka.requests import EARLIEST, LATEST, FetchResult, KafkaRequests, OffsetTooOld
+from broker.kafka.requests import KafkaRequests
 from broker.kafka.topics import Topic, Topics, by_name
+from broker.ports import EARLIEST, LATEST, FetchResult, OffsetTooOld
 from cli import logs
 from cli.exports import manifest
 from cli.exports.manifest import Manifest
@@ -53,7 +54,7 @@ def command(options: Options, folder: Path) -> None:
     If records are damaged, they are left out, and their offsets are shown and written to the manifest. The exit code is
     then 1, and `everput import` refuses the backup.
     """
-    logs.set_up("export", "warning" if options.log_level == "info" else options.log_level)
+    logs.set_up_quietly("export", options.log_level)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     made = asyncio.run(_export(options, folder))
     say(f"{sum(one.rows for one in made.files):,} rows in {len(made.files):,} files in {folder}", err=True)

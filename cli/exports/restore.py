@@ -24,9 +24,10 @@ from broker.kafka import importing
 from broker.kafka.admin import ensure_topics
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.embedded.kafka import EmbeddedKafka
-from broker.kafka.requests import LATEST, KafkaRequests
+from broker.kafka.requests import KafkaRequests
 from broker.kafka.restore import Restorer, fill
 from broker.kafka.topics import Topics, by_name, topics
+from broker.ports import LATEST
 from broker.settings import KafkaSettings
 from cli import files, logs
 from cli.exports import manifest
@@ -38,7 +39,6 @@ from cli.options import Options, shared_options
 from cli.printing import say, stderr
 
 _APPEND_RECORDS: Final = 5_000
-_CURSORS_AT_ONCE: Final = 1_000
 # In these topics, an imported record may get another offset than in the backup: nothing refers to its offset.
 _SHIFTING: Final = ("outstanding", "claims")
 
@@ -57,7 +57,7 @@ def command(options: Options, folder: Path) -> None:
     If an import is interrupted, repeat the command to continue. Until the import is complete, no process of Everput
     starts on the installation.
     """
-    logs.set_up("import", "warning" if options.log_level == "info" else options.log_level)
+    logs.set_up_quietly("import", options.log_level)
     made = manifest.load(folder)
     if made is None or made.kind != "all" or not made.complete:
         raise ConfigurationError(

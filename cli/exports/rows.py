@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from broker.errors import ConfigurationError
-from broker.kafka.requests import Record
+from broker.ports import Record
 
 
 def line(record: Record) -> bytes:

@@ -58,13 +58,13 @@ from everput.answers.listeners import (
     ListenerNow,
     ListenerNowAnswer,
     ListenersAnswer,
+    ListenerTestAnswer,
+    ListenerTestFields,
     NewListenerAnswer,
     NewListenerFields,
     OutstandingFields,
     RedriveAnswer,
     SecretAnswer,
-    TrialAnswer,
-    TrialFields,
 )
 from everput.answers.log import ChangeFields, ChangesEvent, LogLine
 from everput.answers.messages import (
@@ -154,6 +154,8 @@ __all__ = [
     "ListenerFields",
     "ListenerNow",
     "ListenerNowAnswer",
+    "ListenerTestAnswer",
+    "ListenerTestFields",
     "ListenersAnswer",
     "LogLine",
     "MemberAnswer",
@@ -206,6 +208,4 @@ __all__ = [
     "StatisticsAnswer",
     "StatisticsFields",
     "Time",
-    "TrialAnswer",
-    "TrialFields",
 ]

@@ -159,7 +159,7 @@ class SecretAnswer(Answer):
     """Links of the secret."""
 
 
-class TrialFields(Answer):
+class ListenerTestFields(Answer):
     """The result of a test message."""
 
     message_id: str
@@ -184,10 +184,10 @@ class TrialFields(Answer):
     """What the listener answered. Missing if it did not answer."""
 
 
-class TrialAnswer(Answer):
+class ListenerTestAnswer(Answer):
     """The result of a test."""
 
-    test: TrialFields
+    test: ListenerTestFields
     """The result."""
 
 

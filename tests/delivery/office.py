@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 from msgspec import UNSET, UnsetType
 
+from broker.clock import now_ms
 from broker.core.codec import encode
 from broker.core.directory import Directory
 from broker.core.entities import Listener, Queue
@@ -33,7 +34,7 @@ from broker.delivery.dispatch.connections import Network
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.fairness import Sockets
 from broker.delivery.dispatch.liveness import Liveness
-from broker.delivery.dispatch.stream import Delivery, Stream, now_ms, outcome_events, take_outcomes
+from broker.delivery.dispatch.stream import Delivery, Stream, outcome_events, take_outcomes
 from broker.delivery.dispatch.ticks import Ticks
 from broker.delivery.ports import Ports
 from broker.delivery.reading.message import messages

@@ -12,9 +12,9 @@ from ipaddress import ip_network
 import orjson
 import pytest
 
+from broker.clock import now_ms
 from broker.core.flow import WHOLE
 from broker.core.signing import Signer
-from broker.delivery.dispatch.stream import now_ms
 from broker.outbound import connection as http
 from tests.certificates import make_certificate
 from tests.delivery.office import OK, until

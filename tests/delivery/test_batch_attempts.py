@@ -14,11 +14,11 @@ import orjson
 import pytest
 from msgspec import UNSET
 
+from broker.clock import now_ms
 from broker.core.circuit import State
 from broker.core.events import Batch
 from broker.core.flow import WHOLE
 from broker.core.signing import Signer
-from broker.delivery.dispatch.stream import now_ms
 from broker.delivery.tuning import TUNED
 from broker.outbound.connection import connect
 from tests.delivery.office import OK, Office, Request, paused, until

@@ -12,13 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from broker.clock import now_ms
 from broker.core.codec import decode, encode
 from broker.core.events import ChangeApplied, Event, MessageDeleted, MessageUpdated, PartitionHandedOver
 from broker.core.ids import message_id
 from broker.core.window import Window
 from broker.delivery.changes import honour
 from broker.delivery.changes.honour import Changes
-from broker.delivery.dispatch.stream import Delivery, Stream, now_ms
+from broker.delivery.dispatch.stream import Delivery, Stream
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.reading.partition import Partition
 from broker.delivery.tuning import TUNED

@@ -9,13 +9,14 @@ from functools import partial
 
 import pytest
 
+from broker.clock import now_ms
 from broker.core.circuit import State
 from broker.core.events import ListenerSettings
 from broker.core.flow import WHOLE, Pace, Share
 from broker.core.retry import RetryPolicy
 from broker.core.window import BEHIND_MAX, Window
 from broker.delivery.dispatch.dispatcher import Dispatcher
-from broker.delivery.dispatch.stream import Delivery, Stream, now_ms
+from broker.delivery.dispatch.stream import Delivery, Stream
 from broker.delivery.tuning import TUNED, Tuning
 from broker.outbound.connection import ConnectFailed, ConnectionTuning, connect
 from tests.delivery.office import OK, paused, until

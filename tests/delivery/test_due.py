@@ -11,13 +11,14 @@ import msgspec
 import orjson
 import pytest
 
+from broker.clock import now_ms
 from broker.core.codec import decode, encode
 from broker.core.damage import Damage
 from broker.core.events import DAMAGED, Batch, DeliveryParked, DeliverySetAside, ListenerSettings
 from broker.core.flow import WHOLE
 from broker.core.outstanding_sum import KeySum
 from broker.delivery.checkpoint.metrics import Metrics
-from broker.delivery.dispatch.stream import now_ms, take_outcomes
+from broker.delivery.dispatch.stream import take_outcomes
 from broker.delivery.outstanding.entry import entry_key, entry_of
 from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import LogUnavailable

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from itertools import count
 
+from broker.clock import now_ms
 from broker.core.codec import encode
 from broker.core.signing import Signer
 from broker.delivery.dispatch.kept_answers import ANSWERS_MAX, KeptAnswers
-from broker.delivery.dispatch.stream import now_ms
 from broker.outbound.request import Opened
 from tests.delivery.office import OK, listener_at, until
 

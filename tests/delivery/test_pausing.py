@@ -6,9 +6,10 @@ import asyncio
 
 import pytest
 
+from broker.clock import now_ms
 from broker.core.circuit import State
 from broker.core.flow import WHOLE
-from broker.delivery.dispatch.stream import Delivery, now_ms
+from broker.delivery.dispatch.stream import Delivery
 from broker.outbound.connection import connect
 from tests.delivery.office import Office, paused, until
 from tests.delivery.test_dispatcher import REFUSAL, Moody, ids

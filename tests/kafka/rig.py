@@ -13,8 +13,9 @@ from typing import Any
 
 from msgspec import UNSET, UnsetType
 
+from broker.clock import now_ms
 from broker.commands.changes import delete_message, update_message
-from broker.commands.context import Context, now_ms
+from broker.commands.context import Context
 from broker.commands.listeners import ListenerCommands, ListenerInput
 from broker.commands.organizations import create_organization
 from broker.commands.puts import put_message

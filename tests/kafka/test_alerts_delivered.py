@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from broker.alerts import AlertWatch, Sources
-from broker.commands.context import now_ms
+from broker.clock import now_ms
 from broker.commands.listeners import ListenerCommands, ListenerInput
 from broker.commands.organizations import create_organization
 from broker.core.alerts import ALERTS_QUEUE, BACK_MS

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from broker.commands.context import now_ms
+from broker.clock import now_ms
 from broker.commands.organizations import create_key, create_organization
 from broker.core.digests import state_hash
 from broker.kafka.log import KafkaLog

@@ -7,9 +7,9 @@ from collections import Counter
 
 import pytest
 
+from broker.clock import now_ms
 from broker.commands import changes as commands_module
 from broker.commands.changes import delete_message, update_message
-from broker.commands.context import now_ms
 from broker.core.events import ListenerTested
 from broker.core.ids import parse_message_id
 from broker.delivery.worker import Worker

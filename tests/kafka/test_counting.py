@@ -16,9 +16,9 @@ from broker.core.statistics import KEPT_MS, MINUTE_MS, Counts, Coverage, Key, La
 from broker.kafka.admin import ensure_topics
 from broker.kafka.embedded.kafka import EmbeddedKafka
 from broker.kafka.log import KafkaLog
-from broker.kafka.requests import LATEST
 from broker.kafka.statistics import SOURCES, KafkaStatistics, read_on
 from broker.kafka.topics import Topics, by_name, topics
+from broker.ports import LATEST
 from broker.settings import KafkaSettings
 from projections import statistics
 from projections.statistics import Statistics

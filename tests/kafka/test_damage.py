@@ -19,9 +19,8 @@ from broker.kafka.admin import ensure_topics
 from broker.kafka.embedded.kafka import EmbeddedKafka
 from broker.kafka.log import KafkaLog
 from broker.kafka.outstanding import KafkaOutstanding
-from broker.kafka.requests import EARLIEST, LATEST
 from broker.kafka.topics import Topic, by_name, topics
-from broker.ports import OutstandingDelivery
+from broker.ports import EARLIEST, LATEST, OutstandingDelivery
 from broker.settings import KafkaSettings
 from tests.damage import Batch, batches, cut, flip, flip_within, holding, partition_folder, with_text
 from tests.kafka.rig import Rig, running

@@ -18,8 +18,8 @@ from broker.core.ids import parse_message_id
 from broker.core.selection import Selection
 from broker.kafka.admin import ensure_topics
 from broker.kafka.embedded.process import answers
-from broker.kafka.requests import LATEST, OffsetTooOld
 from broker.kafka.topics import by_name, topics
+from broker.ports import LATEST, OffsetTooOld
 from broker.settings import KafkaSettings
 from tests.damage import Batch, batches, cut, flip, partition_folder
 from tests.kafka.rig import Rig, running

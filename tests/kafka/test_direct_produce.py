@@ -16,7 +16,7 @@ from aiokafka.structs import TopicPartition
 from broker.kafka.log import KafkaLog
 from broker.kafka.packed import PackedRequest
 from broker.kafka.produce import DirectProducer
-from broker.kafka.requests import LATEST
+from broker.ports import LATEST
 from tests.kafka_clients import BrokerConnection
 
 CORRELATION_BYTES = 4

@@ -20,9 +20,10 @@ from broker.core.ids import parse_message_id
 from broker.errors import ConfigurationError
 from broker.kafka import restore as broker_restore
 from broker.kafka.admin import ensure_topics
-from broker.kafka.requests import KafkaRequests, Record
+from broker.kafka.requests import KafkaRequests
 from broker.kafka.restore import Restorer
 from broker.kafka.topics import Topics, by_name, topics
+from broker.ports import Record
 from broker.sealing import Sealer, new_sealing_key
 from broker.settings import KafkaSettings
 from cli.app import everput

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from broker.commands.context import now_ms
+from broker.clock import now_ms
 from broker.commands.listing import MessageFilter, list_messages
 from broker.core.entities import Queue
 from broker.kafka.topics import Topics

@@ -23,8 +23,9 @@ from broker.kafka.appender import Appender
 from broker.kafka.appends import QUEUE_HEADER
 from broker.kafka.embedded.kafka import EmbeddedKafka
 from broker.kafka.log import KafkaLog
-from broker.kafka.requests import LATEST, KafkaRequests
+from broker.kafka.requests import KafkaRequests
 from broker.kafka.topics import topics as topic_table
+from broker.ports import LATEST
 from tests.processes import stop_still
 
 PARTITIONS = 4

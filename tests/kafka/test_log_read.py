@@ -9,7 +9,7 @@ from confluent_kafka import Producer
 
 from broker.audit.reader import Entry, LogReader, Range, ReaderTuning
 from broker.audit.verify import State, Verifier
-from broker.commands.context import now_ms
+from broker.clock import now_ms
 from broker.core.catalogue import TOPICS
 from broker.core.checks import Finding
 from broker.core.digests import state_hash
@@ -17,8 +17,9 @@ from broker.core.events import AnswersKept, DeliveriesSettled, DeliveryAttempted
 from broker.core.ids import parse_message_id
 from broker.core.logorder import PageToken
 from broker.core.selection import MessagePosition, Selection
-from broker.kafka.requests import LATEST, KafkaRequests
+from broker.kafka.requests import KafkaRequests
 from broker.kafka.topics import Topics
+from broker.ports import LATEST
 from broker.settings import KafkaSettings
 from tests.kafka.rig import running
 from tests.kafka_clients import librdkafka

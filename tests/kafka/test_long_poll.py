@@ -12,8 +12,8 @@ from aiokafka.conn import CloseReason
 from broker.kafka import long_poll
 from broker.kafka.log import KafkaLog
 from broker.kafka.long_poll import LongPoll
-from broker.kafka.requests import EARLIEST
 from broker.kafka.topics import Topics
+from broker.ports import EARLIEST
 from broker.settings import KafkaSettings
 from tests.kafka_clients import BrokerConnection
 from tests.listeners import until

@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from confluent_kafka.admin import AdminClient
 
+from broker.clock import now_ms
 from broker.commands.changes import find_message
-from broker.commands.context import now_ms
 from broker.commands.listeners import ListenerInput
 from broker.commands.organizations import create_organization
 from broker.commands.puts import new_put
@@ -20,9 +20,9 @@ from broker.core.cursor import Cursor
 from broker.core.entities import Listener, Queue
 from broker.delivery.worker import Worker
 from broker.errors import LogUnavailable, NotFound
-from broker.kafka.requests import EARLIEST, LATEST
 from broker.kafka.tail import Tail
 from broker.kafka.topics import Topics, listener_group
+from broker.ports import EARLIEST, LATEST
 from broker.settings import KafkaSettings
 from broker.time_offsets import offsets_since
 from tests.kafka.rig import Rig, StandIn, running

@@ -13,8 +13,8 @@ from broker.audit.verify import State, Verifier
 from broker.core.checks import Finding
 from broker.core.digests import state_hash
 from broker.kafka.outstanding_sums import noted_sum
-from broker.kafka.requests import LATEST
 from broker.kafka.topics import Topics
+from broker.ports import LATEST
 from broker.settings import KafkaSettings
 from tests.kafka.rig import Rig, running
 from tests.kafka.test_replay import start

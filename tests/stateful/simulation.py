@@ -25,7 +25,7 @@ from broker import time_offsets
 from broker.core import window
 from broker.core.codec import decode, encode
 from broker.core.cursor import Cursor
-from broker.core.delivery import ENDED, HOLDS
+from broker.core.delivery import ENDED, HOLDS, TUNNEL_AWAY
 from broker.core.entities import Listener
 from broker.core.events import Batch, DeliveryParked, DeliverySetAside, KeptDelivery, ListenerSettings, MessagePut
 from broker.core.flow import Share
@@ -48,7 +48,7 @@ from broker.delivery.outstanding.entry import entry_key
 from broker.delivery.reading import catch_up, tail_loop
 from broker.delivery.reading.message import Message
 from broker.delivery.tuning import Tuning
-from broker.outbound.addresses import AWAY, Target
+from broker.outbound.addresses import Target
 from broker.outbound.connection import ConnectFailed
 from broker.ports import SESSION_TIMEOUT_MS
 from tests.scenarios.verdict import Crash, Put, Record, Taken, violations
@@ -366,7 +366,7 @@ class World:
         elif mood == "flaky":
             request.answer(self.dice.choice((500, 422)))
         elif request.owner.dispatcher.listener.notify_url.startswith("tunnel"):
-            request.answer(AWAY)
+            request.answer(TUNNEL_AWAY)
         else:
             request.fail("closed")
 

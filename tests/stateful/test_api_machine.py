@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from broker.commands.context import now_ms
+from broker.clock import now_ms
 from broker.commands.organizations import SCOPES, create_key, create_organization
 from broker.core import events as ev
 from broker.core.codec import decode, encode

@@ -19,12 +19,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from broker.clock import now_ms
 from broker.core.codec import encode
 from broker.core.delivery import DROPPED, READY, Leaving
 from broker.core.entities import Redrives
 from broker.core.events import MessagePut
 from broker.core.outstanding_sum import LiveKeys, OutstandingSum, parse_sum
-from broker.delivery.dispatch.stream import Delivery, now_ms
+from broker.delivery.dispatch.stream import Delivery
 from broker.delivery.outstanding import schedule
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.outstanding.sync import IndexSync, WatchedAppender

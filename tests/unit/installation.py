@@ -6,7 +6,8 @@ import orjson
 from memory import MemoryCursors, MemoryLog
 
 from broker.alerts import AlertWatch, Sources
-from broker.commands.context import Context, now_ms
+from broker.clock import now_ms
+from broker.commands.context import Context
 from broker.commands.organizations import create_organization
 from broker.commands.queues import QueueCommands
 from broker.core import events as ev

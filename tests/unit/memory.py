@@ -22,8 +22,17 @@ from broker.core.events import (
 )
 from broker.core.paging import Chunk, Found, newest
 from broker.errors import BrokerError
-from broker.kafka.requests import EARLIEST, LATEST, FetchResult, Record
-from broker.ports import Acknowledged, BuildRecord, CountingChange, StoredRecord, TooMuch
+from broker.ports import (
+    EARLIEST,
+    LATEST,
+    Acknowledged,
+    BuildRecord,
+    CountingChange,
+    FetchResult,
+    Record,
+    StoredRecord,
+    TooMuch,
+)
 
 
 class MemoryControl:

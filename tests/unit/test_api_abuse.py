@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import tracemalloc
 
 import orjson
 import pytest
@@ -12,7 +13,10 @@ from api_client import Api, make_api
 from test_api_server import WEBSOCKET, serving
 
 from api.calls import Call
+from api.problems import Malformed
+from api.shapes import BatchBody, parse
 from api.tunnel import Tunnels
+from broker.errors import Refused
 from cli.processes.server import PIPELINED_MAX
 
 
@@ -154,6 +158,20 @@ async def test_no_body_brings_the_server_down_or_gets_a_500(bomb):
             assert statuses(await exchange(port, request(api, method, at, bomb)))[0] in (400, 422)
         assert statuses(await exchange(port, request(api, "GET", "/v1/queues"))) == [200]
     assert len(api.log.control.state.queues) == 1
+
+
+def test_a_large_body_that_does_not_fit_is_refused_without_objects_of_all_of_it():
+    body = b'{"messages":[' + b'{"a":0},' * 500_000 + b'{"a":0}]}'
+    tracemalloc.start()
+    try:
+        with pytest.raises(Refused) as refused:
+            parse(body, BatchBody)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert refused.value.pointer == "/messages/0/a"
+    with pytest.raises(Malformed):
+        parse(b'{"messages":[' + b'{"data":"d"},' * 10_000, BatchBody)
 
 
 async def test_of_a_field_given_twice_the_last_counts():

@@ -12,7 +12,7 @@ from api_client import Api, make_api, problem
 
 from api.openapi import document
 from api.reference import OPERATION_DOCS
-from broker.commands.context import now_ms
+from broker.clock import now_ms
 from broker.commands.organizations import SCOPES, create_key
 from broker.core import codec
 from broker.core import events as ev

@@ -17,7 +17,7 @@ from api.clients import Clients
 from api.streams import Stream, answer_stream
 from api.tunnel import Tunnels
 from broker.commands.organizations import SCOPES, create_key
-from broker.outbound.addresses import AWAY
+from broker.core.delivery import TUNNEL_AWAY
 from cli.processes import admin
 from cli.processes.hosts import Hosts
 from cli.processes.server import FRAMING_BYTES_MAX, HEAD_BYTES_MAX, PIPELINED_MAX, Server
@@ -529,7 +529,7 @@ async def test_a_tunnel_whose_client_is_silent_gives_its_place_back(silent):
                 while api.server.server_state.connections or api.server.server_state.tasks:
                     await asyncio.sleep(0.01)
                 answers = await asyncio.gather(*sending)
-        assert {answer.status_code for answer in answers} <= {503, AWAY}
+        assert {answer.status_code for answer in answers} <= {503, TUNNEL_AWAY}
         writer.transport.abort()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from api_client import Api, make_api
 
-from broker.commands.context import now_ms
+from broker.clock import now_ms
 from broker.commands.organizations import create_key
 from broker.core.events import StatisticsCounted
 from broker.core.health import Facts

@@ -19,7 +19,7 @@ from test_api_server import live_api
 
 from api import console
 from broker.audit.feed import ChangeFeed
-from broker.commands.context import now_ms
+from broker.clock import now_ms
 from broker.core.entities import Listener
 from broker.core.events import DeliveriesSettled, DeliveryAttempted, StatisticsCounted
 from broker.core.health import Facts

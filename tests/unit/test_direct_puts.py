@@ -24,7 +24,7 @@ from memory import MemoryLog, MemoryMessages
 from test_api_server import serving
 from uvicorn.protocols.http import httptools_impl
 
-from broker.commands.context import now_ms
+from broker.clock import now_ms
 from broker.commands.organizations import create_key
 from broker.core.codec import decode
 from broker.errors import DiskNearlyFull, InDoubt, LogUnavailable

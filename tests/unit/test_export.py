@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.errors import ConfigurationError
-from broker.kafka.requests import Record
+from broker.ports import Record
 from cli import log_client
 from cli.app import everput
 from cli.exports import export, manifest, rows

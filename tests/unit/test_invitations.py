@@ -11,8 +11,9 @@ import pytest
 from api_client import Api, make_api
 
 from api.invitations import CLIENTS_AT_ONCE, EACH_AT_ONCE, ORGANIZATION_AT_ONCE
+from broker.clock import now_ms
 from broker.commands.accounts import AccountCommands
-from broker.commands.context import now_ms, shell_context
+from broker.commands.context import shell_context
 from broker.commands.invitations import OPEN_MAX, VALID_S, InvitationCommands
 from broker.core import events as ev
 from broker.core.keys import key_sha256

@@ -24,8 +24,9 @@ from api.app import make_app
 from api.calls import Resource
 from api.problem_pages import PROBLEM_TYPES, SAME_AS
 from api.tunnel import Tunnels
+from broker.clock import now_ms
 from broker.commands.accounts import AccountCommands
-from broker.commands.context import Context, now_ms, shell_context
+from broker.commands.context import Context, shell_context
 from broker.commands.invitations import InvitationCommands
 from broker.commands.organizations import SCOPES, create_key, create_organization
 from broker.core.keys import SCOPES_OF_QUEUES

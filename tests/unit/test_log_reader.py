@@ -26,8 +26,8 @@ from broker.core.logorder import PageToken
 from broker.core.replays import pick
 from broker.core.selection import MessagePosition, Selection
 from broker.errors import Busy, NotFound
-from broker.kafka.requests import EARLIEST, LATEST, FetchResult, OffsetTooOld, Record
 from broker.kafka.topics import topics
+from broker.ports import EARLIEST, LATEST, FetchResult, OffsetTooOld, Record
 from broker.settings import KafkaSettings
 
 TABLE = topics(KafkaSettings(bootstrap="unused", partitions=2))

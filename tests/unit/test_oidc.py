@@ -16,8 +16,9 @@ from starlette.responses import JSONResponse, Response
 from test_api_accounts import SAME
 
 from api.oidc import ALL_AT_ONCE, VALID_S
+from broker.clock import now_ms
 from broker.commands.accounts import AccountCommands
-from broker.commands.context import now_ms, shell_context
+from broker.commands.context import shell_context
 from broker.commands.invitations import InvitationCommands
 from broker.commands.organizations import create_organization
 from broker.core.codec import decode

@@ -17,14 +17,14 @@ from test_directory import control_events, names, of, seen_by
 
 from broker.audit.pace import Others
 from broker.audit.past import Past
-from broker.commands.context import now_ms
+from broker.clock import now_ms
 from broker.commands.organizations import SCOPES, create_key, create_organization
 from broker.core import events as ev
 from broker.core.codec import encode
 from broker.core.directory import Directory
 from broker.core.events import Event
-from broker.kafka.requests import EARLIEST, LATEST, FetchResult, Record
 from broker.kafka.topics import topics
+from broker.ports import EARLIEST, LATEST, FetchResult, Record
 from broker.settings import KafkaSettings
 
 WHERE = {"notify_url": "https://n.example", "liveness_url": "https://l.example", "start_offsets": (0, 1)}

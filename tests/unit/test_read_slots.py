@@ -12,8 +12,8 @@ from broker.core.ids import message_id
 from broker.errors import Busy
 from broker.kafka.messages import MessagesTopic
 from broker.kafka.read_slots import ReadSlots
-from broker.kafka.requests import FetchResult, Record
 from broker.kafka.topics import Topic
+from broker.ports import FetchResult, Record
 
 AT_MS = 1_700_000_000_000
 

@@ -14,8 +14,9 @@ from test_isolation import OF_MEMBERS, OF_THE_ASKER, OWNED, SOCKETS, STREAMS, Te
 from api.app import operations
 from api.reference import OPERATION_DOCS
 from api.tunnel import Tunnels
+from broker.clock import now_ms
 from broker.commands.accounts import AccountCommands
-from broker.commands.context import Context, now_ms, shell_context
+from broker.commands.context import Context, shell_context
 from broker.core import events as ev
 from broker.core.directory import Directory
 from broker.core.keys import SCOPES, covers

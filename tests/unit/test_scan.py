@@ -8,8 +8,9 @@ from collections.abc import Iterable
 import pytest
 
 from broker.errors import LogDamaged, LogUnavailable, Unavailable
-from broker.kafka.requests import FetchResult, KafkaRequests, Record
+from broker.kafka.requests import KafkaRequests
 from broker.kafka.scan import scan
+from broker.ports import FetchResult, Record
 from broker.settings import KafkaSettings
 from tests.apps import said_to_clients
 

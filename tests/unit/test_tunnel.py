@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from test_api_accounts import SAME, WHO
 
 from api.tunnel import REVOKED, Room, TunnelBounds, Tunnels
+from broker.clock import now_ms
 from broker.commands.accounts import AccountCommands
-from broker.commands.context import now_ms, shell_context
+from broker.commands.context import shell_context
 from broker.commands.organizations import create_key
-from broker.outbound.addresses import AWAY, TUNNEL_PROOF, parse_url, refuse_url, tunnel_proof
+from broker.core.delivery import TUNNEL_AWAY
+from broker.outbound.addresses import TUNNEL_PROOF, parse_url, refuse_url, tunnel_proof
 
 ADDRESS = "tunnel://127.0.0.1:7"
 
@@ -390,7 +392,7 @@ async def test_when_the_client_goes_what_it_had_got_fails_and_what_it_had_not_wa
     await mine.next()  # the server lets go of what it was sending
     for worker in workers:
         await worker.done()
-    assert [worker.answer for worker in workers] == [503, 503, AWAY]
+    assert [worker.answer for worker in workers] == [503, 503, TUNNEL_AWAY]
 
 
 @pytest.mark.parametrize("bound", ["tunnel_bytes_max", "tenant_bytes_max", "all_bytes_max"])
@@ -457,4 +459,4 @@ async def test_without_a_client_the_tunnel_says_that_it_is_down(tunnelled):
     _, tunnels = tunnelled
     async with httpx.AsyncClient(transport=httpx.ASGITransport(tunnels.app), base_url="http://x") as client:
         assert (await client.get("/nobody/live")).status_code == 503
-        assert (await client.post("/nobody/notify", content=b"{}")).status_code == AWAY
+        assert (await client.post("/nobody/notify", content=b"{}")).status_code == TUNNEL_AWAY

@@ -21,8 +21,8 @@ from broker.core.directory import Directory
 from broker.core.events import Event
 from broker.core.ids import message_id
 from broker.errors import LogDamaged
-from broker.kafka.requests import EARLIEST, FetchResult, OffsetTooOld, Record
 from broker.kafka.topics import topics
+from broker.ports import EARLIEST, FetchResult, OffsetTooOld, Record
 from broker.settings import KafkaSettings
 from cli.commands.verify import differences
 from tests.unit.test_events import SAMPLES

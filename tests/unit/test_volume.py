@@ -11,7 +11,7 @@ from api_client import Api, make_api, problem
 from memory import MemoryControl
 
 from api.reference import CHANGES, OPERATION_DOCS
-from broker.commands.context import now_ms
+from broker.clock import now_ms
 from broker.commands.members import ORGANIZATIONS_MAX
 from broker.commands.organizations import create_organization
 from broker.core.codec import decode

@@ -12,11 +12,12 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from broker.clock import now_ms
 from broker.core.codec import encode
 from broker.core.delivery import CANCELLED, DROPPED
 from broker.core.events import ChangeApplied, MessageChange
 from broker.delivery.dispatch.dispatcher import Dispatcher
-from broker.delivery.dispatch.stream import Delivery, now_ms
+from broker.delivery.dispatch.stream import Delivery
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.ports import Appender
 from broker.delivery.reading.partition import Partition

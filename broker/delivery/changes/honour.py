@@ -22,13 +22,14 @@ from typing import Any, Final
 
 from msgspec import UNSET
 
+from broker.clock import now_ms
 from broker.core.changes import Change, change, prevailing
 from broker.core.codec import Fields, decode, encode
 from broker.core.delivery import RENEWING
 from broker.core.events import ListenerTested, MessageChange, MessageUpdated, PartitionHandedOver, PartitionTakenOver
 from broker.delivery.changes.answers import Answers, ChangeReply, Placed
 from broker.delivery.dispatch.dispatcher import Dispatcher
-from broker.delivery.dispatch.stream import Delivery, now_ms
+from broker.delivery.dispatch.stream import Delivery
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.ports import ChangeFeed, DeliveryLog, LogReader
 from broker.delivery.reading.message import Message

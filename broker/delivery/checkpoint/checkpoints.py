@@ -18,6 +18,7 @@ import time
 from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
 from math import inf
 
+from broker.clock import now_ms
 from broker.core import circuit
 from broker.core.codec import encode
 from broker.core.cursor import Cursor
@@ -28,7 +29,6 @@ from broker.delivery.dispatch.stream import (
     Stream,
     counts_text,
     note_attempts,
-    now_ms,
     outcome_events,
     take_outcomes,
 )

@@ -12,12 +12,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from broker.clock import now_ms
 from broker.core import circuit
 from broker.core.entities import Listener
 from broker.core.health import Facts, Health, facts
 from broker.core.histogram import Histogram
 from broker.delivery.dispatch.dispatcher import Dispatcher
-from broker.delivery.dispatch.stream import Made, Row, now_ms
+from broker.delivery.dispatch.stream import Made, Row
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.reading.partition import Partition
 from broker.delivery.tuning import TUNED

@@ -11,10 +11,11 @@ import logging
 from enum import Enum
 from typing import Final
 
+from broker.clock import now_ms
 from broker.core.entities import Queue
 from broker.delivery.dispatch.delivery_queue import DeliveryQueue
 from broker.delivery.dispatch.room import Room
-from broker.delivery.dispatch.stream import Delivery, message_of, now_ms
+from broker.delivery.dispatch.stream import Delivery, message_of
 from broker.delivery.reading.message import Message
 from broker.errors import UnknownEvent
 

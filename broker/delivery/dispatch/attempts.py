@@ -17,6 +17,7 @@ from typing import Protocol
 
 from msgspec import UnsetType
 
+from broker.clock import now_ms
 from broker.core.circuit import Circuit
 from broker.core.delivery import (
     AGAIN,
@@ -43,7 +44,7 @@ from broker.delivery.dispatch.kept_answers import KeptAnswers
 from broker.delivery.dispatch.limits import Limits
 from broker.delivery.dispatch.room import Room
 from broker.delivery.dispatch.spans import Spans
-from broker.delivery.dispatch.stream import Assigned, Delivery, Stream, attempts_of, message_of, now_ms
+from broker.delivery.dispatch.stream import Assigned, Delivery, Stream, attempts_of, message_of
 from broker.delivery.tuning import Tuning
 from broker.outbound.addresses import parse_url
 from broker.outbound.connection import BODY_BYTES_MAX, ConnectFailed, Connection, NotTried

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from broker.clock import now_ms
 from broker.core.delivery import KEPT, MISSING, State
 from broker.core.entities import Queue
 from broker.core.events import UNDECODABLE
 from broker.delivery.dispatch.room import Room
-from broker.delivery.dispatch.stream import Delivery, Stream, message_of, now_ms
+from broker.delivery.dispatch.stream import Delivery, Stream, message_of
 from broker.errors import UnknownEvent
 
 

@@ -27,6 +27,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
+from broker.clock import now_ms
 from broker.core import circuit
 from broker.core.circuit import Circuit
 from broker.core.delivery import CANCELLED, DROPPED, KEPT, QUEUED, READY, RENEWING, RETURNED, Leaving, State
@@ -44,7 +45,7 @@ from broker.delivery.dispatch.delivery_queue import DeliveryQueue
 from broker.delivery.dispatch.limits import Limits
 from broker.delivery.dispatch.log_rate_limit import LogRateLimit
 from broker.delivery.dispatch.room import Room
-from broker.delivery.dispatch.stream import Assigned, Delivery, Stream, message_of, now_ms
+from broker.delivery.dispatch.stream import Assigned, Delivery, Stream, message_of
 from broker.delivery.reading.message import Message
 from broker.delivery.tuning import TUNED, Tuning
 from broker.outbound.request import Opened
@@ -228,8 +229,7 @@ class Dispatcher:
             stream.window.settle(delivery.offset)
         elif stream.window.settle(delivery.offset) is None:
             return
-        if not stream.dirty:
-            stream.assignment.touched(stream)
+        stream.touch()
 
     def set_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> None:
         """Move a delivery to the topic `outstanding`. When it is stored there, the listener's committed offset may pass

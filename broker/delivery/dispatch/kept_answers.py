@@ -14,10 +14,11 @@ from typing import Final
 
 import orjson
 
+from broker.clock import now_ms
 from broker.core.catalogue import masked_url, shown_url
 from broker.core.entities import Listener
 from broker.core.events import AnsweredAttempt, AnswersKept, KeptAnswer
-from broker.delivery.dispatch.stream import Attempt, now_ms
+from broker.delivery.dispatch.stream import Attempt
 from broker.outbound.answer import hidden, read_answer, secrets_of
 from broker.outbound.connection import KEPT_BYTES_MAX, REUSED, Connection, Times
 from broker.outbound.request import Opened, shown_headers

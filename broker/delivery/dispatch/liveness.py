@@ -18,10 +18,10 @@ import ssl
 from collections.abc import Callable
 from functools import partial
 
+from broker.clock import now_ms
 from broker.core.circuit import State
 from broker.core.probes import Probes, interval_ms
 from broker.delivery.dispatch.dispatcher import Dispatcher
-from broker.delivery.dispatch.stream import now_ms
 from broker.delivery.tuning import TUNED, Tuning
 from broker.outbound.addresses import Resolver, parse_url
 from broker.outbound.single_request import ask

@@ -7,12 +7,12 @@ For: the state of each delivery, the stream's cursor, what a checkpoint writes. 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import UNSET
 
+from broker.clock import now_ms
 from broker.core import circuit
 from broker.core.circuit import Circuit
 from broker.core.cursor import Cursor
@@ -325,11 +325,6 @@ def note_attempts(stream: Stream, rows: Sequence[Row], attempts: Sequence[Made])
     for attempt, _ in attempts:
         accepted = attempt.outcome == "delivered"
         recent.add(attempt.at_ms, accepted=accepted, refused=not accepted)
-
-
-def now_ms() -> int:
-    """Return the time in milliseconds since the UTC epoch."""
-    return time.time_ns() // 1_000_000
 
 
 def take_outcomes(stream: Stream) -> tuple[list[Row], list[Made]]:

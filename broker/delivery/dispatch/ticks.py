@@ -11,11 +11,11 @@ import contextlib
 import itertools
 from collections.abc import Iterable, Mapping
 
+from broker.clock import now_ms
 from broker.core.flow import Gate
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.fairness import Processor, deal_permits, share_out
 from broker.delivery.dispatch.liveness import Liveness
-from broker.delivery.dispatch.stream import now_ms
 from broker.delivery.tuning import Tuning
 
 

@@ -15,9 +15,9 @@ import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
+from broker.clock import now_ms
 from broker.core.events import ControlEvent, ReplayAdvanced
 from broker.delivery.dispatch.dispatcher import Dispatcher
-from broker.delivery.dispatch.stream import now_ms
 from broker.delivery.reading.partition import Partition
 from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import BrokerError

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple, Protocol
 
-from broker.delivery.dispatch.stream import now_ms
+from broker.clock import now_ms
 from broker.delivery.ports import CursorStore, DeliveryLog
 from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import LogUnavailable, ViewBehind

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
+from broker.clock import now_ms
 from broker.core.codec import encode
 from broker.core.entities import Listener, Queue
 from broker.core.events import DAMAGED, UNDECODABLE, DeliveryParked, DeliverySetAside, KeptDelivery
 from broker.core.ids import damaged_id, parse_damaged_id, parse_message_id
 from broker.delivery.dispatch.dispatcher import Dispatcher
-from broker.delivery.dispatch.stream import now_ms
 from broker.delivery.outstanding.entry import OutstandingEntry, entry_key, entry_of
 from broker.delivery.outstanding.records import OutstandingRecords, message_fields
 from broker.delivery.outstanding.sync import WatchedAppender

@@ -13,9 +13,10 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
+from broker.clock import now_ms
 from broker.core.key_order import ArrivingOffsets
 from broker.delivery.dispatch.dispatcher import Dispatcher
-from broker.delivery.dispatch.stream import Delivery, now_ms
+from broker.delivery.dispatch.stream import Delivery
 from broker.delivery.outstanding.entry import KeyQueue, OutstandingEntry
 from broker.delivery.outstanding.index import BEGIN, OutstandingIndex
 from broker.delivery.outstanding.redriving import Redrives

@@ -12,11 +12,11 @@ from typing import Final
 
 import msgspec
 
+from broker.clock import now_ms
 from broker.core.codec import decode, message_texts
 from broker.core.cursor import Cursor
 from broker.core.entities import Listener
 from broker.core.events import DeliveriesSettled, DeliveryAttempted
-from broker.delivery.dispatch.stream import now_ms
 from broker.delivery.outstanding.entry import UNREAD, Key, OutstandingEntry
 from broker.delivery.ports import LogReader
 from broker.errors import LogDamaged, UnknownEvent

@@ -13,11 +13,12 @@ from typing import Any, Final
 
 from msgspec import UNSET
 
+from broker.clock import now_ms
 from broker.core.codec import decode, encode
 from broker.core.entities import Listener
 from broker.core.events import BARE, DAMAGED, DeliveryParked, DeliverySetAside, KeptDelivery
 from broker.core.outstanding_sum import KeySum, OutstandingSum
-from broker.delivery.dispatch.stream import Delivery, now_ms
+from broker.delivery.dispatch.stream import Delivery
 from broker.delivery.outstanding.entry import Key, OutstandingEntry, entry_of, ids_in
 from broker.delivery.outstanding.rebuild import Outcomes, Streams, outcomes_of, rebuilt
 from broker.delivery.ports import Appender, LogReader

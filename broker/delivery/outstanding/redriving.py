@@ -12,9 +12,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
+from broker.clock import now_ms
 from broker.core.entities import Listener
 from broker.core.ids import partition_of
-from broker.delivery.dispatch.stream import now_ms
 from broker.delivery.outstanding.entry import KeyQueue, OutstandingEntry
 from broker.delivery.outstanding.index import OutstandingIndex
 from broker.delivery.tuning import Tuning

@@ -3,7 +3,7 @@
 For: storing them in the topic `outstanding`, knowing when each is due, and handing it to its dispatcher then. The
 record is written and acknowledged before the cursor may pass the message. The index holds what is known of each
 delivery.
-Not for: the record itself (entry.py), reading it (records.py), when an attempt is due (broker/core/retry.py), sending
+Not for: the record (records.py), a row of the index (entry.py), when an attempt is due (broker/core/retry.py), sending
 it (dispatcher.py), deliveries in a window.
 """
 
@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Container, Mapping, Sequence
 
+from broker.clock import now_ms
 from broker.core.codec import encode
 from broker.core.delivery import DROPPED
 from broker.core.entities import Listener
@@ -21,7 +22,7 @@ from broker.core.ids import parse_damaged_id
 from broker.core.key_order import ArrivingOffsets
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.log_rate_limit import LogRateLimit
-from broker.delivery.dispatch.stream import Delivery, now_ms
+from broker.delivery.dispatch.stream import Delivery
 from broker.delivery.outstanding.damaged import DamagedDeliveries
 from broker.delivery.outstanding.due import Due
 from broker.delivery.outstanding.entry import KeyQueue, OutstandingEntry, entry_key, entry_of

@@ -13,8 +13,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
 from typing import Final
 
+from broker.clock import now_ms
 from broker.core.outstanding_sum import parse_sum
-from broker.delivery.dispatch.stream import now_ms
 from broker.delivery.outstanding.due import Due
 from broker.delivery.outstanding.entry import Key, OutstandingEntry, ids_in
 from broker.delivery.outstanding.index import OutstandingIndex

@@ -122,8 +122,7 @@ class Partition:
             window.passed(begin, min(last + 1, self.tail), reach)
         if window.scan_from is None:
             self._feed_to(stream.dispatcher)
-        if not stream.dirty:
-            stream.assignment.touched(stream)
+        stream.touch()
         note_caught_up(stream)
 
     def place(self, dispatcher: Dispatching) -> None:
@@ -210,8 +209,7 @@ class Partition:
         window.passed(start, end, reach)
         if window.scan_from is None:
             self._feed_to(dispatcher)
-        if not stream.dirty:
-            stream.assignment.touched(stream)
+        stream.touch()
         note_caught_up(stream)
 
 

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import filelock
 
+from broker.clock import now_ms
 from broker.errors import ConfigurationError
 from broker.kafka.embedded import archive, segments
 from broker.kafka.embedded.access import EmbeddedAccess, made_password, password_file
@@ -27,8 +28,9 @@ from broker.kafka.embedded.lost import CONTROL, refuse_lost_control
 from broker.kafka.embedded.process import KafkaProcess, answers
 from broker.kafka.embedded.segments import DamagedBatch, LostEnd
 from broker.kafka.ports import free_port, is_free
-from broker.kafka.requests import LATEST, KafkaRequests
+from broker.kafka.requests import KafkaRequests
 from broker.kafka.restore import fill
+from broker.ports import LATEST
 from broker.private_files import read_secret, refuse_shared_directory, write_secret
 
 _log = logging.getLogger(__name__)
@@ -259,7 +261,7 @@ class EmbeddedKafka:
                 last = one.last
                 _log.error("kafka.end_lost topic=%s partition=%d first=%d last=%d", one.topic, one.partition, end, last)
                 key = f"lost:{end}".encode() if one.topic.endswith(_COMPACTED) else None
-                at_ms = time.time_ns() // 1_000_000
+                at_ms = now_ms()
                 await fill(settings, one.topic, one.partition, last + 1 - end, at_ms=at_ms, key=key)
         finally:
             await requests.stop()
