@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.rates import Bare
 from benchmarks.running import (
     PUBLISHERS,
     SIZE,
@@ -34,11 +35,12 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 OPEN_LOOP_S = 8.0
 SETTLE_S = 2.0
 _BATCHES, _BATCHES_TEN = "batches, one", "batches, ten"
+_BARE, _BARE_TEN = "the bare shape, one", "the bare shape, ten"
 
 
 def cost(*, beside: str, messages: int, rounds: int, rates: list[int], idle_s: int, batch: int) -> dict[str, Any]:
     """Measure this checkout, and another one in the directory `beside`, which has its own .venv. Without `beside`,
-    measure only this one.
+    measure only this one. The bare shape is measured with the Kafka of this one.
 
     One and ten listeners with batches of `batch` messages are measured only in this checkout, because others may not
     know them.
@@ -46,11 +48,13 @@ def cost(*, beside: str, messages: int, rounds: int, rates: list[int], idle_s: i
     with contextlib.ExitStack() as stack:
         sink = stack.enter_context(sinking())
         empty = stack.enter_context(emptying())
-        installations = {}
+        installations, folder_of = {}, {}
         for name, checkout in {"this": "", "other": beside}.items():
             if name == "this" or checkout:
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="everput-bench-"))
+                folder_of[name] = folder
                 installations[name] = stack.enter_context(serving(folder, sink, checkout=checkout))
+        bare = stack.enter_context(accepting(sink, installations["this"], Path(folder_of["this"]) / "kafka"))
         for everput in installations.values():
             for _ in range(2):  # until Java's compiler has finished
                 everput.put_and_deliver(1, messages)
@@ -74,6 +78,8 @@ def cost(*, beside: str, messages: int, rounds: int, rates: list[int], idle_s: i
                 for name in names:
                     row = _measured(installations[name], listeners, count, rate, ordering_keys=ordering_keys)
                     rows[name].setdefault(shape, []).append(row)
+            for listeners, shape in ((1, _BARE), (10, _BARE_TEN)):
+                rows["this"].setdefault(shape, []).append(bare(listeners, messages // (1 if listeners == 1 else 4)))
             if batch:
                 for name, listeners in ((_BATCHES, 1), (_BATCHES_TEN, 10)):
                     row = _measured(installations["this"], listeners, messages, 0, batch={"max_messages": batch})
@@ -91,6 +97,35 @@ def emptying() -> Iterator[tuple[int, int]]:
         yield server.pid, port
 
 
+@contextlib.contextmanager
+def accepting(sink: str, everput: Everput, kafka: Path) -> Iterator[Callable[[int, int], dict[str, Any]]]:
+    """Run the part of the bare shape that answers PUTs, with the Kafka of an installation. Yield a function that puts
+    and delivers messages, and returns their cost like _measured(). Its arguments are the numbers of listeners and of
+    messages.
+    """
+    port = free_port()
+    with process("-m", "benchmarks.bare", "accept", str(port), str(kafka), ready="") as accept:
+        wait_for_port(port)
+        shape = Bare(f"http://127.0.0.1:{port}", "none", sink, str(kafka))
+        shape.put_and_deliver(1, 5_000)
+
+        def measured(listeners: int, messages: int) -> dict[str, Any]:
+            with shape.delivering(listeners) as (begin, pid):
+                begin()
+                time.sleep(SETTLE_S)
+
+                def used() -> dict[str, float]:
+                    kafka_s = by_kind(everput.pid)["kafka"]
+                    return {"accept": processor_s([accept.pid]), "deliver": processor_s([pid]), "kafka": kafka_s}
+
+                before = used()
+                found = shape.deliver(["q"], listeners, messages)
+                time.sleep(SETTLE_S)
+                return found | _cost(before, used(), messages)
+
+        yield measured
+
+
 def empty_put_us(server: tuple[int, int], messages: int) -> float:
     """Return the microseconds of processor time that an empty PUT costs its server, which is one of emptying()."""
     pid, port = server
@@ -106,9 +141,12 @@ def _measured(everput: Everput, listeners: int, messages: int, rate: float, **se
     before = by_kind(everput.pid)
     found = everput.put_and_deliver(listeners, messages, rate, **settings)
     time.sleep(SETTLE_S)  # until the cursors are committed
-    after = by_kind(everput.pid)
+    return found | _cost(before, by_kind(everput.pid), messages)
+
+
+def _cost(before: dict[str, float], after: dict[str, float], messages: int) -> dict[str, Any]:
     parts = {kind: round((after[kind] - before.get(kind, 0.0)) * 1e6 / messages, 1) for kind in after}
-    return found | {"us_per_message": round(sum(parts.values()), 1), "us_by_process": parts}
+    return {"us_per_message": round(sum(parts.values()), 1), "us_by_process": parts}
 
 
 def _idle(everput: Everput, idle_s: int) -> dict[str, float]:

@@ -73,17 +73,18 @@ class Bare(Site):
         self.kafka = kafka
 
     def put_and_deliver(self, listeners: int, messages: int) -> dict[str, Any]:
-        with self._delivering(listeners) as begin:
+        with self.delivering(listeners) as (begin, _):
             begin()
             return self.deliver(["q"], listeners, messages)
 
     def drain(self, messages: int) -> dict[str, Any]:
-        with self._delivering(1) as begin:
+        with self.delivering(1) as (begin, _):
             self.publish(["q"], messages)
             return self.drained(messages, begin)
 
     @contextlib.contextmanager
-    def _delivering(self, listeners: int) -> Iterator[Callable[[], None]]:
+    def delivering(self, listeners: int) -> Iterator[tuple[Callable[[], None], int]]:
+        """Start the process that delivers. Yield the function that makes it begin, and its process id."""
         arguments = ("-m", "benchmarks.bare", "deliver", self.kafka, self.sink, str(listeners))
         with process(*arguments, ready="ready") as child:
 
@@ -92,7 +93,7 @@ class Bare(Site):
                     child.stdin.write("\n")
                     child.stdin.flush()
 
-            yield begin
+            yield begin, child.pid
 
 
 def report(

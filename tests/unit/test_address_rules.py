@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from broker.outbound.addresses import (
     URL_CHARS_MAX,
+    AddressRefused,
     Network,
-    Refused,
     Resolver,
     Target,
     address_allowed,
@@ -313,7 +313,7 @@ def resolver_of(*answers: list[str] | Exception, allow: Sequence[Network] = ()) 
 
 @pytest.mark.parametrize("text", BAD_ADDRESSES)
 async def test_a_name_that_leads_to_an_address_that_is_not_public_is_refused(text):
-    with pytest.raises(Refused):
+    with pytest.raises(AddressRefused):
         await resolver_of([text]).addresses("innocent.example")
 
 
@@ -332,7 +332,7 @@ async def test_a_literal_address_asks_no_dns():
     resolver = Resolver((), names.ask)
     assert await resolver.addresses("8.8.8.8") == ["8.8.8.8"]
     for host in ("127.0.0.1", "0x7f000001", "127.0.0.1."):
-        with pytest.raises(Refused):
+        with pytest.raises(AddressRefused):
             await resolver.addresses(host)
     assert names.asked == []
 
@@ -348,7 +348,7 @@ async def test_many_who_wait_for_one_name_ask_once():
 async def test_an_answer_that_is_remembered_is_checked_again_for_each_use():
     resolver = resolver_of(["127.0.0.1"])
     for _ in range(3):
-        with pytest.raises(Refused):
+        with pytest.raises(AddressRefused):
             await resolver.addresses("rebound.example")
 
 

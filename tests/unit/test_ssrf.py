@@ -167,7 +167,7 @@ async def test_a_name_that_leads_inside_is_answered_as_one_that_is_not_known(cap
         test = (await api.request("POST", f"/v1/queues/{queue_id}/listeners/{listener_id}/test")).json()["test"]
         answers.append({field: test[field] for field in ("status", "error")})
     assert answers == [{"status": None, "error": "no-address"}] * 2
-    assert "host=internal.corp.example reason=Refused" in caplog.text
+    assert "host=internal.corp.example reason=AddressRefused" in caplog.text
     assert "host=unknown.corp.example reason=OSError" in caplog.text
 
 
