@@ -182,7 +182,14 @@ class Projections:
         position, end = -1, -1
         while True:
             await asyncio.sleep(_STALLED_S)
-            if position == self._directory.position < end:
+            stalled = position == self._directory.position < end
+            position = self._directory.position
+            try:
+                end = await self._control.end_offset()
+            except LogUnavailable:  # Faust can't read now, either.
+                end = -1
+                continue
+            if stalled:
                 self.failed(
                     RuntimeError(
                         f"Faust has read nothing of the topic `control` for {_STALLED_S:g} s, although the topic has "
@@ -190,9 +197,6 @@ class Projections:
                     )
                 )
                 return
-            position = self._directory.position
-            with contextlib.suppress(LogUnavailable):
-                end = await self._control.end_offset()
 
     async def _first_of(self, waiting: Any) -> None:
         """Wait until the awaitable `waiting` is done. If the projections fail or are stopped before, raise

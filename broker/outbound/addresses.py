@@ -38,7 +38,7 @@ _ALLOWING: Final = (
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 
 # This regular expression takes linear time on any input: it matches at most 64 characters, an @, and 254 characters.
-_MAIL: Final = re.compile(r"[A-Za-z0-9.!#$&'*+/=_~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
+_MAIL: Final = re.compile(r"[A-Za-z0-9.!#$&'*+/=?_~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
 
 Address = IPv4Address | IPv6Address
 

@@ -1152,22 +1152,47 @@ async def test_what_is_parked_and_redriven_is_retried_though_its_listener_has_no
     assert office.outstanding.retrying(0, "l-1")
 
 
-async def test_a_round_looks_at_so_many_listeners_without_room_and_the_next_round_at_others(serve, open_office, topic):
-    office = await open_office(await serve(Taker()), office={"topic": topic})
-    looked_at = list[str]()
-
-    class Full:
-        def __init__(self, listener_id: str) -> None:
-            self.listener = replace(office.dispatcher.listener, id=listener_id)
-
-        def room(self) -> bool:
-            looked_at.append(self.listener.id)
-            return False
-
-    ids = [f"l-{number}" for number in range(2 * TUNED.looks_max)]
-    office.outstanding._due._dispatchers = {one: Full(one) for one in ids}
-    await own(office, topic, *(set_aside(number, listener_id=one) for number, one in enumerate(ids)))
-    for count in (1, 2):
+async def test_a_partition_that_is_held_begins_no_retries_and_all_of_them_later(serve, open_office, topic):
+    taker = Taker()
+    office = await open_office(await serve(taker), office={"topic": topic})
+    held = office.dispatcher.assignment.held
+    held.add(0)
+    await own(office, topic, *(set_aside(number) for number in range(5)))
+    for _ in range(5):
         await office.outstanding.serve_due()
-        assert len(looked_at) == count * TUNED.looks_max
-    assert set(looked_at) == set(ids)
+    assert (office.dispatcher.held, taker.taken) == (0, [])
+    held.clear()
+    await serve_all(office, lambda: len(taker.taken) == 5)
+
+
+async def test_what_ends_during_a_flush_does_not_count_as_not_flushed(serve, open_office, topic):
+    taker = Taker()
+    office = await open_office(await serve(taker), office={"topic": topic})
+    await own(office, topic, *(set_aside(number, parked=True) for number in range(2)))
+    outstanding, append = office.outstanding, topic.append
+
+    async def meanwhile(outcomes) -> None:
+        outstanding.cancel(0, "l-1", "m-1")
+        await append(outcomes)
+
+    outstanding.cancel(0, "l-1", "m-0")
+    topic.append = meanwhile
+    await outstanding.flush()
+    assert not outstanding.unflushed
+    topic.append, topic.unavailable = append, LogUnavailable("away")
+    with pytest.raises(LogUnavailable):
+        await outstanding.flush()
+    assert outstanding.unflushed == {0}
+    topic.unavailable = None
+    await outstanding.flush()
+    assert not outstanding.unflushed
+
+
+async def test_a_delivery_that_a_redrive_has_made_due_is_retried_and_counts_once(serve, open_office, topic):
+    office = await open_office(await serve(Taker()), office={"topic": topic})
+    await own(office, topic, set_aside(0, parked=True))
+    due, index = office.outstanding._due, office.outstanding._index
+    entry = index.find(0, "l-1", "m-0")
+    due.retry(entry)
+    due.retry(entry)
+    assert office.outstanding.held(0, "l-1") == (0, 1)

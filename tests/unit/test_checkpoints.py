@@ -492,7 +492,7 @@ async def test_a_partition_that_is_not_written_for_long_gets_no_more_messages_un
             await checkpoints.checkpoint()
 
     kept = SimpleNamespace(**vars(NOTHING_KEPT) | {"flush": flush, "unflushed": unflushed})
-    dispatcher = SimpleNamespace(refill=lambda: refilled.append("l"))
+    dispatcher = SimpleNamespace(behind=("a stream",), wake=lambda: refilled.append("l"))
     partitions = {number: SimpleNamespace(tail=9) for number in range(3)}
     parts = SimpleNamespace(store=store), topic, kept
     checkpoints = Checkpoints(*parts, partitions, {"l": dispatcher}, Metrics(), nothing, monotonic=lambda: at_s)

@@ -181,7 +181,8 @@ class Checkpoints:
                 not_written = await self._write(cursors)
                 if self.held.note(self._unwritten()):
                     for dispatcher in list(self._dispatchers.values()):
-                        dispatcher.refill()
+                        if dispatcher.behind:
+                            dispatcher.wake()
                 await self._outstanding.note()
                 refused = await self._store(cursors, pause_s=pause_s)
             # If this checkpoint fails or is cancelled, its offsets must be committed by the next checkpoint.
@@ -237,7 +238,8 @@ class Checkpoints:
             except LogUnavailable as error:
                 failed = error
         if failed is not None:
-            _leave_out(cursors, self._unwritten())
+            for listener_id, numbers in _leave_out(cursors, self._unwritten()).items():
+                self.changed(listener_id, numbers)
         return failed
 
     async def _write_outcomes(self) -> None:
@@ -330,7 +332,8 @@ class Checkpoints:
             async with self.quiet:
                 dispatchers = list(self._dispatchers.values())[turn::rounds]
                 # Kafka deletes old offsets. So the next checkpoint also commits unchanged offsets of delivery streams.
-                self._touch(dispatchers)
+                for stream in [one for dispatcher in dispatchers for one in dispatcher.streams.values()]:
+                    self.touched(stream)
                 cursors = self._idle(dispatchers)
                 # If a commit fails, the earlier offsets stay valid. This loop tries again after about a minute.
                 with contextlib.suppress(LogUnavailable):
@@ -358,11 +361,6 @@ class Checkpoints:
             if rows and pause_s and not self._hurried:
                 await asyncio.sleep(pause_s)
         return NotStored(failed) if failed else None
-
-    def _touch(self, dispatchers: Iterable[Dispatching]) -> None:
-        for dispatcher in dispatchers:
-            for stream in dispatcher.streams.values():
-                self.touched(stream)
 
     def _idle(self, dispatchers: Iterable[Dispatching]) -> dict[str, dict[int, Cursor]]:
         found = ((dispatcher.listener.id, self._idle_of(dispatcher)) for dispatcher in dispatchers)
@@ -405,13 +403,18 @@ def _clean_up(streams: Iterable[Stream], partitions: Mapping[int, Partition]) ->
         stream.dispatcher.streams.pop(stream.partition, None)
 
 
-def _leave_out(cursors: dict[str, dict[int, Cursor]], partitions: Container[int]) -> None:
+def _leave_out(cursors: dict[str, dict[int, Cursor]], partitions: Container[int]) -> dict[str, set[int]]:
+    """Remove the offsets in these partitions. Return, by listener id, the partitions whose offset was removed."""
+    removed: dict[str, set[int]] = {}
     for listener_id, places in list(cursors.items()):
         kept = {number: cursor for number, cursor in places.items() if number not in partitions}
+        if len(kept) < len(places):
+            removed[listener_id] = places.keys() - kept.keys()
         if kept:
             cursors[listener_id] = kept
         else:
             del cursors[listener_id]
+    return removed
 
 
 def _idle_cursor(dispatcher: Dispatching, number: int, tail: int, outstanding: Outstanding) -> Cursor:

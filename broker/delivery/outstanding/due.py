@@ -136,11 +136,6 @@ class Due:
                 continue
             dispatcher = self._dispatchers.get(listener_id)
             if dispatcher is None or not dispatcher.room():
-                # The next call begins with other listeners: this one is at the end of `_due` now.
-                self._due[listener_id] = self._due.pop(listener_id)
-                looks -= 1
-                if looks <= 0:
-                    break
                 continue
             if listener_id in self._redrives:
                 more = True
@@ -205,7 +200,12 @@ class Due:
 
     def _may_leave(self, entry: OutstandingEntry, dispatcher: Dispatcher) -> bool:
         partition = self._partitions.get(entry.partition)
-        if partition is None or not partition.placed(dispatcher) or entry.is_cancelled(dispatcher.listener.redrives):
+        if (
+            partition is None
+            or partition.held
+            or not partition.placed(dispatcher)
+            or entry.is_cancelled(dispatcher.listener.redrives)
+        ):
             return False
         return may_leave(partition, dispatcher, entry)
 
@@ -288,10 +288,10 @@ class Due:
 
     def retry(self, entry: OutstandingEntry) -> None:
         """Make a parked delivery due now, with all its attempts again."""
-        at_ms = now_ms()
+        at_ms, was_parked = now_ms(), entry.due_ms is None  # A redrive may have made the delivery due already.
         entry.forgiven, entry.since_ms, entry.due_ms = entry.number, at_ms, at_ms
         entry.queued_ms = None if entry.id in self.taken or entry.key_queue is not None else at_ms
-        self._index.redriven(entry, at_ms, was_parked=True)
+        self._index.redriven(entry, at_ms, was_parked=was_parked)
         if entry.key_queue is not None:
             self.advance(entry.key_queue)
         else:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Container, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 
 from broker.clock import now_ms
 from broker.core.codec import encode
@@ -78,6 +78,7 @@ class Outstanding:
         self._sync = IndexSync(self._index, self._records, topic, requests, due, tuning)
         self.notes = self._sync.notes
         self._settled: dict[int, list[tuple[bytes, bytes | None]]] = {}
+        self.unflushed: frozenset[int] = frozenset()  # the partitions whose tombstones the last flush() did not write
         self._damaged = DamagedDeliveries(
             topic, self._records, self._owned, dispatchers, self._enter, due.remove, due.retry, assure, tuning
         )
@@ -321,19 +322,16 @@ class Outstanding:
         """Write the tombstones of ended deliveries to the topic `outstanding`. Raises LogUnavailable if Kafka does not
         store some of them. `unflushed` then has their partitions, and the next call tries again.
         """
-        if self._settled:
-            settled, self._settled = self._settled, {}
-            try:
+        settled, self._settled = self._settled, {}
+        self.unflushed = frozenset()
+        try:
+            if settled:
                 await self._topic.append(settled)
-            except BaseException:  # including CancelledError
-                for partition, records in settled.items():
-                    self._settled.setdefault(partition, []).extend(records)
-                raise
-
-    @property
-    def unflushed(self) -> Collection[int]:
-        """The partitions with tombstones that are not written yet."""
-        return self._settled.keys()
+        except BaseException:  # including CancelledError
+            self.unflushed = frozenset(settled)
+            for partition, records in settled.items():
+                self._settled.setdefault(partition, []).extend(records)
+            raise
 
     def returned(self, delivery: Delivery) -> None:
         """Schedule a delivery from the topic `outstanding` again, because it could not be attempted now. If a cancelled

@@ -41,7 +41,7 @@ class Partition:
         memory, get the message later.
         """
         number, fed, ring = self.number, self._fed, self._ring
-        loads = number not in self._held
+        loads = not self.held
         for message in messages:
             offset = message.offset
             if offset < self.tail:
@@ -76,6 +76,11 @@ class Partition:
                 del dispatchers[dispatcher]
         if len(ring) > self._ring_max or self._ring_bytes > self._ring_bytes_max:
             self._trim()
+
+    @property
+    def held(self) -> bool:
+        """Whether no more messages are loaded, because Kafka does not store the results of the deliveries."""
+        return self.number in self._held
 
     @property
     def recent(self) -> int:
