@@ -104,7 +104,7 @@ COVERED: Final[dict[str, str]] = {
     "GET /v1/queues": "PageTokens.open request_id_of Call.query _position span rfc3339_ms versions",
     "GET /v1/log": "_actor find_queue",
     "GET /v1/queues/{queue_id}/statistics": "_step_ms",
-    "PUT /v1/queues/{queue_id}/listeners": "parse _refusal _check_headers",
+    "PUT /v1/queues/{queue_id}/listeners": "parse _check_shape _refusal _check_headers",
     "PUT /v1/queues/{queue_id}/messages": "Messages._put_once",
     "GET /v1/queues/{queue_id}/listeners": "find_listener",
     "PUT /v1/queues/{queue_id}/listeners/{listener_id}": "_origin",

@@ -34,8 +34,13 @@ async def test_a_body_that_is_not_json_is_400(api, body):
 
 
 async def test_endless_nesting_is_400(api):
-    problem(await api.put("/v1/queues", content=b"[" * 100_000), 400, "malformed")
+    problem(await api.put("/v1/queues", content=b"[" * 60_000), 400, "malformed")
     problem(await api.put("/v1/queues", content=b'{"name":' + b"[" * 5000 + b"]" * 5000 + b"}"), 400, "malformed")
+
+
+async def test_of_a_large_body_the_wrong_shape_is_found_before_bad_json(api):
+    problem(await api.put("/v1/queues", content=b"[" * 100_000), 422, "refused")
+    problem(await api.put("/v1/queues", content=b'{"name":"' + b"x" * 100_000), 400, "malformed")
 
 
 @pytest.mark.parametrize(

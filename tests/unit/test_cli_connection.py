@@ -269,7 +269,7 @@ def test_an_api_that_is_busy_is_asked_again_and_given_up_at_last(
                 assert BusyAtFirst.statuses == []
                 assert capsys.readouterr().err.count("trying again") == 2
                 BusyAtFirst.statuses = [401, 503]
-                with pytest.raises(log_client.Refused, match="401 busy"):
+                with pytest.raises(log_client.LogRefused, match="401 busy"):
                     log_client.ask(asking, "/v1/queues")
                 monkeypatch.setattr(log_client, "GIVE_UP_AFTER_S", -1.0)
                 with pytest.raises(ConfigurationError, match="answered 503"):
