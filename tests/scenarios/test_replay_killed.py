@@ -64,7 +64,9 @@ async def test_a_replay_goes_on_after_a_worker_was_killed(tmp_path: Path):
             behind = await until(committed, what="half of it is committed")
             pid = server.pid_of("worker-1")
             os.kill(pid, signal.SIGKILL)
-            await until(lambda: not is_running(pid), what="it is dead")
+            # What it had sent may still wait to be read. It is read, and counted, while the next one starts.
+            await until(lambda: server.pid_of("worker-1") != pid, what="it is started again")
+            assert not is_running(pid)
             listeners.let_go()
             before = replayed().total()
             said = await watched
