@@ -12,6 +12,7 @@ import pytest
 
 from broker.core import events as ev
 from broker.core.cursor import Cursor
+from broker.delivery.dispatch.limits import Priority
 from broker.delivery.dispatch.ticks import Ticks, pump
 from broker.delivery.tuning import TUNED, Tuning
 from broker.delivery.worker import Worker
@@ -455,3 +456,30 @@ async def test_partitions_are_let_go_even_if_the_last_checkpoint_breaks_down(own
         await owner.membership.given_up([0])
     assert worker.assignment is not assignment
     assert not assignment.outstanding._owned
+
+
+@pytest.mark.parametrize(("others", "every"), [(0, 1), (40, 2), (200, 5)])
+async def test_a_slow_listener_has_its_permits_in_every_tick_unless_many_listeners_have_work(others, every):
+    """Otherwise, a single slow listener, such as a replay, would get a fifth of what the gate permits."""
+    ticks_so_far = dealt = 0
+
+    def count(*, permits: int) -> None:
+        nonlocal ticks_so_far
+        ticks_so_far += 1
+
+    def pump() -> None:
+        nonlocal dealt
+        dealt += 1
+
+    ticks = Ticks(SimpleNamespace(down=set(), tick=count), replace(TUNED, tick_s=0))
+    circuit, connections = SimpleNamespace(allowance=1), SimpleNamespace(tidy=lambda: None)
+    fast = SimpleNamespace(low_priority=False, priority=Priority.FAST, share=0)
+    slow = SimpleNamespace(low_priority=True, priority=Priority.SLOW, share=0, permits=0)
+    common = {"circuit": circuit, "connections": connections, "tick": lambda _at_ms, *, late: True, "busy": 0}
+    memory = SimpleNamespace(held_bytes=0, bytes_share=0)
+    ticks.add(Ticked(limits=slow, waits=True, pump=pump, wants_more=True, memory=memory, **common))
+    for _ in range(others):
+        ticks.add(Ticked(limits=fast, waits=False, wants_more=False, memory=memory, **common))
+    async with running(ticks.run({})):
+        await until(lambda: ticks_so_far >= 50)
+    assert abs(dealt - ticks_so_far / every) <= 1

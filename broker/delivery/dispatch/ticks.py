@@ -64,17 +64,19 @@ class Ticks:
                 processor.waited()
             late_s = 0.0
             active, ticked = list(self._active), list[Dispatcher]()
+            # With few dispatchers, each takes part in every tick. With many, low-priority ones do so less often.
+            every = min(tuning.share_ticks, 1 + len(active) // tuning.ticked_together)
             for part in range(tuning.tick_parts):
                 before_s = time()
                 await asyncio.sleep(tuning.tick_s / tuning.tick_parts)
                 part_late_s = time() - before_s - tuning.tick_s / tuning.tick_parts
                 late_s += part_late_s
                 ticked += await self._tick_some(
-                    active[part :: tuning.tick_parts], number, late=part_late_s > tuning.stood_still_s
+                    active[part :: tuning.tick_parts], number, every, late=part_late_s > tuning.stood_still_s
                 )
                 await pump(pumped[part :: tuning.tick_parts], tuning.begun_at_once)
             permits = gate.tick(late_s / tuning.tick_parts, waited=processor.waited())
-            pumped = deal_permits(ticked, permits, turn=number // tuning.share_ticks)
+            pumped = deal_permits(ticked, permits, turn=number // every)
             if number % tuning.share_ticks == 0:
                 share_out(self._active, tuning)
             self._liveness.tick(permits=permits)
@@ -95,9 +97,11 @@ class Ticks:
                 dispatcher.connections.tidy()
         self._rested = None
 
-    async def _tick_some(self, dispatchers: Iterable[Dispatcher], number: int, *, late: bool) -> list[Dispatcher]:
+    async def _tick_some(
+        self, dispatchers: Iterable[Dispatcher], number: int, every: int, *, late: bool
+    ) -> list[Dispatcher]:
         """Call tick() of these dispatchers, and return those for which it returned True: they still have something to
-        do. For slow and failing listeners, call tick() only every `share_ticks`-th time. Whenever the calls have taken
+        do. For slow and failing listeners, call tick() only every `every`-th time. Whenever the calls have taken
         `turn_s` seconds, yield to the event loop: hundreds of attempts may time out together.
         """
         time, still_active = asyncio.get_running_loop().time, list[Dispatcher]()
@@ -105,7 +109,7 @@ class Ticks:
         for place, dispatcher in enumerate(dispatchers):
             if dispatcher not in self._active:  # remove() was called meanwhile.
                 continue
-            if (place + number) % self._tuning.share_ticks and dispatcher.limits.low_priority:
+            if (place + number) % every and dispatcher.limits.low_priority:
                 continue
             if dispatcher.tick(at_ms, late=late):
                 still_active.append(dispatcher)
