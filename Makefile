@@ -36,10 +36,11 @@ else
 	cat .venv/test-log.log .venv/test-scenarios.log .venv/test-others.log; exit $$status
 endif
 
-KAFKA := $(wildcard tests/kafka/test_[a-d]*.py) $(patsubst %,tests/scenarios/test_%.py,faults alerting stats)
+KAFKA := $(wildcard tests/kafka/test_[a-d]*.py) $(patsubst %,tests/scenarios/test_%.py,faults alerting) \
+	tests/stateful
 LOG := $(filter-out $(KAFKA),$(wildcard tests/kafka/test_[e-z]*.py tests/scenarios/test_[ab]*.py)) \
 	tests/samples tests/contracts tests/upgrades
-OTHERS := tests/delivery tests/stateful tests/unit
+OTHERS := tests/delivery tests/unit
 
 test-kafka: $(READY)
 	$(BIN)/python -m pytest $(KAFKA)

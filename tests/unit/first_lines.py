@@ -9,8 +9,9 @@ import json
 import os
 import signal
 import sys
+from importlib import import_module
 
-from cli.app import everput
+from cli.app import SECTIONS, everput
 
 WARNING = "This lets the internet reach"  # Every listen begins with it, whatever the server does.
 
@@ -33,6 +34,8 @@ def begin(arguments: list[str]) -> tuple[int, int]:
 
 def main() -> None:
     commands = json.load(sys.stdin)
+    for module, _ in (command for section in SECTIONS.values() for command in section.values()):
+        import_module(module)
     devnull = os.open(os.devnull, os.O_RDONLY)
     os.dup2(devnull, 0)
     begun = [begin(arguments) for arguments in commands]
