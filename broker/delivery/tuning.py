@@ -92,9 +92,9 @@ class Tuning:
     # The regular work of a tick is divided into this many parts, so that it does not block the event loop for long.
     tick_parts: int = 5
     # In one of this many ticks (of 50 ms each), a worker divides its limits among its listeners.
-    # If very many listeners need ticks, a slow or failing listener takes part in only one of this many ticks.
+    # If very many slow and failing listeners need ticks, each takes part in only one of this many ticks.
     share_ticks: int = 5
-    # With this many listeners that need ticks, slow and failing ones take part in every second tick, and so on.
+    # With this many slow and failing listeners that need ticks, each takes part in every second tick, and so on.
     ticked_together: int = 32
     # After a tick has permitted this many attempts of slow and failing listeners, it yields to the event loop.
     begun_at_once: int = 8

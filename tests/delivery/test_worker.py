@@ -473,13 +473,12 @@ async def test_a_slow_listener_has_its_permits_in_every_tick_unless_many_listene
 
     ticks = Ticks(SimpleNamespace(down=set(), tick=count), replace(TUNED, tick_s=0))
     circuit, connections = SimpleNamespace(allowance=1), SimpleNamespace(tidy=lambda: None)
-    fast = SimpleNamespace(low_priority=False, priority=Priority.FAST, share=0)
-    slow = SimpleNamespace(low_priority=True, priority=Priority.SLOW, share=0, permits=0)
+    slow = {"low_priority": True, "priority": Priority.SLOW, "share": 0, "permits": 0}
     common = {"circuit": circuit, "connections": connections, "tick": lambda _at_ms, *, late: True, "busy": 0}
     memory = SimpleNamespace(held_bytes=0, bytes_share=0)
-    ticks.add(Ticked(limits=slow, waits=True, pump=pump, wants_more=True, memory=memory, **common))
+    ticks.add(Ticked(limits=SimpleNamespace(**slow), waits=True, pump=pump, wants_more=True, memory=memory, **common))
     for _ in range(others):
-        ticks.add(Ticked(limits=fast, waits=False, wants_more=False, memory=memory, **common))
+        ticks.add(Ticked(limits=SimpleNamespace(**slow), waits=False, wants_more=False, memory=memory, **common))
     async with running(ticks.run({})):
         await until(lambda: ticks_so_far >= 50)
     assert abs(dealt - ticks_so_far / every) <= 1

@@ -63,17 +63,13 @@ class Ticks:
                 # waited() measures from its last call on. Call it now, so that its next result leaves out this pause.
                 processor.waited()
             late_s = 0.0
-            active, ticked = list(self._active), list[Dispatcher]()
-            # With few dispatchers, each takes part in every tick. With many, low-priority ones do so less often.
-            every = min(tuning.share_ticks, 1 + len(active) // tuning.ticked_together)
+            (due, every), ticked = self._due(number), list[Dispatcher]()
             for part in range(tuning.tick_parts):
                 before_s = time()
                 await asyncio.sleep(tuning.tick_s / tuning.tick_parts)
                 part_late_s = time() - before_s - tuning.tick_s / tuning.tick_parts
                 late_s += part_late_s
-                ticked += await self._tick_some(
-                    active[part :: tuning.tick_parts], number, every, late=part_late_s > tuning.stood_still_s
-                )
+                ticked += await self._tick_some(due[part :: tuning.tick_parts], late=part_late_s > tuning.stood_still_s)
                 await pump(pumped[part :: tuning.tick_parts], tuning.begun_at_once)
             permits = gate.tick(late_s / tuning.tick_parts, waited=processor.waited())
             pumped = deal_permits(ticked, permits, turn=number // every)
@@ -97,19 +93,26 @@ class Ticks:
                 dispatcher.connections.tidy()
         self._rested = None
 
-    async def _tick_some(
-        self, dispatchers: Iterable[Dispatcher], number: int, every: int, *, late: bool
-    ) -> list[Dispatcher]:
+    def _due(self, number: int) -> tuple[list[Dispatcher], int]:
+        """Return the dispatchers that take part in the tick with this number, and in which ticks those of slow and
+        failing listeners take part: 1 means every tick, 2 means every second tick, and so on. The more of them have
+        work, the less often each takes part.
+        """
+        fast, slow = list[Dispatcher](), list[Dispatcher]()
+        for dispatcher in self._active:
+            (slow if dispatcher.limits.low_priority else fast).append(dispatcher)
+        every = min(self._tuning.share_ticks, 1 + len(slow) // self._tuning.ticked_together)
+        return fast + slow[number % every :: every], every
+
+    async def _tick_some(self, dispatchers: Iterable[Dispatcher], *, late: bool) -> list[Dispatcher]:
         """Call tick() of these dispatchers, and return those for which it returned True: they still have something to
-        do. For slow and failing listeners, call tick() only every `every`-th time. Whenever the calls have taken
-        `turn_s` seconds, yield to the event loop: hundreds of attempts may time out together.
+        do. Whenever the calls have taken `turn_s` seconds, yield to the event loop: hundreds of attempts may time out
+        together.
         """
         time, still_active = asyncio.get_running_loop().time, list[Dispatcher]()
         at_ms, began_s = now_ms(), time()
-        for place, dispatcher in enumerate(dispatchers):
+        for dispatcher in dispatchers:
             if dispatcher not in self._active:  # remove() was called meanwhile.
-                continue
-            if (place + number) % every and dispatcher.limits.low_priority:
                 continue
             if dispatcher.tick(at_ms, late=late):
                 still_active.append(dispatcher)
