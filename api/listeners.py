@@ -20,7 +20,7 @@ from broker.commands.context import find_listener, find_queue
 from broker.commands.listeners import HIDDEN, ListenerCommands, ListenerInput
 from broker.core.catalogue import shown_url
 from broker.core.entities import Listener
-from broker.core.events import Batch
+from broker.core.events import BatchSetting
 from broker.errors import Refused
 from broker.ports import DirectoryView, ListenerStatus
 
@@ -177,7 +177,7 @@ def _settings(body: ListenerSettingsBody, *, hidden: bool = False) -> dict[str, 
     if said.get("format") == _STANDARD:
         said["format"] = UNSET
     if "batch" in said:
-        said["batch"] = UNSET if body.batch in (None, UNSET) else Batch(**msgspec.structs.asdict(body.batch))
+        said["batch"] = UNSET if body.batch in (None, UNSET) else BatchSetting(**msgspec.structs.asdict(body.batch))
     _check_headers(said.get("headers", {}), hidden=hidden)
     return said
 

@@ -153,7 +153,7 @@ _STATUS: Final[dict[type, int]] = {
     MethodNotAllowed: 405,
     TooLarge: 413,
     NotJson: 415,
-    errors.InFlight: 409,
+    errors.KeyInFlight: 409,
     errors.Changed: 412,
     errors.Refused: 422,
     TooManyRequests: 429,
@@ -189,7 +189,7 @@ def problem(error: BaseException) -> Problem:
         headers.append((b"www-authenticate", NoSession.challenge))
     elif isinstance(error, MethodNotAllowed):
         headers.append((b"allow", error.allow.encode()))
-    elif isinstance(error, errors.Unavailable | errors.InFlight | errors.ShareUsed | TooManyRequests):
+    elif isinstance(error, errors.Unavailable | errors.KeyInFlight | errors.ShareUsed | TooManyRequests):
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
     detail = error.public or str(error) or (type(error).__doc__ or "").partition("\n")[0]
     return _problem(status, error.code, detail, _places(error, detail), headers)

@@ -17,7 +17,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from api.problems import Malformed
 from broker.commands.secrets import OVERLAP_S, OVERLAP_S_MAX
-from broker.core.events import Batch
+from broker.core.events import BatchSetting
 from broker.core.keys import SCOPES
 from broker.core.names import NAME_CHARS_MAX, shortened
 from broker.core.roles import OWNER, ROLES
@@ -188,11 +188,11 @@ class KeyBody(Struct, forbid_unknown_fields=True):
 class ListenerBatchBody(Struct, forbid_unknown_fields=True, kw_only=True):
     """The limits of a batch: a request to a listener that carries several messages."""
 
-    max_messages: Annotated[int, Meta(ge=2, le=1000)] = Batch().max_messages
+    max_messages: Annotated[int, Meta(ge=2, le=1000)] = BatchSetting().max_messages
     """The most messages in a request. Default: 100."""
-    max_bytes: Annotated[int, Meta(ge=1 << 10, le=8 << 20)] = Batch().max_bytes
+    max_bytes: Annotated[int, Meta(ge=1 << 10, le=8 << 20)] = BatchSetting().max_bytes
     """The most bytes in the body of a request. A message that is larger is sent alone. Default: 1,048,576."""
-    wait_ms: Annotated[int, Meta(ge=0, le=10_000)] = Batch().wait_ms
+    wait_ms: Annotated[int, Meta(ge=0, le=10_000)] = BatchSetting().wait_ms
     """The longest time that a message waits for others, in milliseconds. Default: 100."""
 
 

@@ -18,7 +18,7 @@ import orjson
 
 from api.calls import Call
 from api.streams import Stream
-from broker.audit.feed import Change, ChangeFeed, Changes
+from broker.audit.feed import Change, Changes, LogFeed
 from broker.errors import BrokerError, Busy
 from broker.ports import DirectoryView
 from broker.tenant_slots import TenantSlots
@@ -39,7 +39,7 @@ _KINDS_OF_MEMBERS: Final = _KINDS | {"key", "organization", "invitation"}  # API
 class Watch:
     """Handler for /v1/changes."""
 
-    def __init__(self, feed: ChangeFeed, view: DirectoryView) -> None:
+    def __init__(self, feed: LogFeed, view: DirectoryView) -> None:
         self._feed = feed
         self._slots = TenantSlots(
             _STREAMS_MAX,

@@ -72,7 +72,7 @@ class ShareUsed(BrokerError):
     retry_after_s = 600
 
 
-class InFlight(BrokerError):
+class KeyInFlight(BrokerError):
     """Another request with this Idempotency-Key is in progress.
 
     Clients should wait `retry_after_s` seconds before the next request.

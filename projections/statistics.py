@@ -29,7 +29,7 @@ from broker.core.statistics import Lane
 from broker.errors import LogUnavailable
 from broker.kafka.log import KafkaLog
 from broker.kafka.reachability import reachable
-from broker.kafka.statistics import SOURCES, Batch, Counting
+from broker.kafka.statistics import SOURCES, Counting, UncountedBatch
 from broker.kafka.topics import by_name, topics
 from broker.settings import KafkaSettings
 from projections.app import faust_app
@@ -149,7 +149,7 @@ class _Feed:
         if not self.broken.done():
             self.broken.set_result(error)
 
-    async def fetch(self, active: Iterable[TP]) -> dict[TP, list[Batch]]:
+    async def fetch(self, active: Iterable[TP]) -> dict[TP, list[UncountedBatch]]:
         """Read new batches of records from the partitions `active`, pause, and return the batches by partition. If
         there are no new records, or if Kafka does not answer, return an empty dict after the pause.
 
@@ -203,7 +203,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109, ARG002 - Faust's
         return await self.transport.feed.fetch(active_partitions or ())
 
-    def _to_message(self, tp: TP, record: Batch) -> _Message:
+    def _to_message(self, tp: TP, record: UncountedBatch) -> _Message:
         """Return a batch of records as a message for Faust. The message's offset is a new serial number, because a
         batch can be read again, such as after a rebalance. With its offset in Kafka, Faust would drop the batch the
         second time.

@@ -82,7 +82,7 @@ _NOTHING: Final[frozenset[Change]] = frozenset()
 _KINDS: Final = {"deliveries": "delivery", "answers": "delivery", "change": "message"}
 
 
-class ChangeFeed:
+class LogFeed:
     """The changes in the log, for all organizations that have a client waiting in this process.
 
     `table` has the topics that are read. Its keys are the names of the topics without the installation's prefix. While

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, NamedTuple
 
-from broker.audit.feed import ChangeFeed
+from broker.audit.feed import LogFeed
 from broker.audit.lanes import LaneReader, LogPartition, Rests
 from broker.audit.listeners import Listeners
 from broker.audit.pace import Others, Pace
@@ -125,7 +125,7 @@ class LogReader:
         self.past = Past(records, table, self.others, view.state.tenant_of)
         self._records = records
         self._table = dict(zip(TOPICS, (table.control, table.messages, table.changes, table.deliveries), strict=True))
-        self.feed = ChangeFeed(records, self._table, view)
+        self.feed = LogFeed(records, self._table, view)
         # This process reads one slice of the log at a time, so that other requests wait less. Tenants take turns.
         self._read_slots = ReadSlots(1, 1, wait_s=_SLOT_WAIT_S)
         self._read_slots.tenant_of = view.state.tenant_of

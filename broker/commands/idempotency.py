@@ -7,7 +7,7 @@ claim holds a key (broker/core/claims.py), storing claims (broker/kafka/claims.p
     claim appended -> it is the first in the log: the messages are appended with its ids -> answer
                    -> it is not the first, or the request is a repeat:
                           the messages are stored -> answer
-                          they may still be stored -> InFlight
+                          they may still be stored -> KeyInFlight
                           they can't be stored any more -> a claim with the next number takes over
 """
 
@@ -27,7 +27,7 @@ from broker.core.codec import decode_message, encode
 from broker.core.entities import Queue
 from broker.core.events import PutClaimed
 from broker.core.ids import message_id
-from broker.errors import InFlight, KeyReused, LogUnavailable, ViewBehind
+from broker.errors import KeyInFlight, KeyReused, LogUnavailable, ViewBehind
 from broker.ports import ClaimLog, Count, MessageLog
 
 _RANDOM_BYTES: Final = 16
@@ -83,9 +83,9 @@ class Idempotency:
         """Put the messages of a request, or return the messages that an earlier request with the same Idempotency-Key
         has put. `body_sha256` is a hash of the values that a repeated request must have in common with the first.
 
-        Raises InFlight while an earlier request with the key may still put its messages, and KeyReused if the key was
-        used with another `body_sha256`. Raises ShareUsed if the organization has used too many keys. Raises StorageFull
-        if the organization may not store more bytes, and Unavailable if Kafka does not answer.
+        Raises KeyInFlight while an earlier request with the key may still put its messages, and KeyReused if the key
+        was used with another `body_sha256`. Raises ShareUsed if the organization has used too many keys. Raises
+        StorageFull if the organization may not store more bytes, and Unavailable if Kafka does not answer.
         """
         digest = hashlib.sha256(queue.organization_id.encode() + b"\0" + idempotency_key).digest()
         at_ms = self._clock()
@@ -103,7 +103,7 @@ class Idempotency:
             partition=self._messages.some_partition(),
         )
         if digest in self._under_way:
-            raise InFlight(_UNDER_WAY)
+            raise KeyInFlight(_UNDER_WAY)
         self._under_way.add(digest)
         try:
             return await self._put(digest, claim, puts)
@@ -125,10 +125,10 @@ class Idempotency:
         if len(found) == len(puts):
             return [found[number] for number in range(len(puts))]
         if mine.at_ms - held.holder.at_ms < self._take_over_after_ms:
-            raise InFlight(_UNDER_WAY)
+            raise KeyInFlight(_UNDER_WAY)
         held = await self._claim(digest, _taking_over(held, mine))
         if held.holder.claim_id != mine.claim_id:
-            raise InFlight(_UNDER_WAY)
+            raise KeyInFlight(_UNDER_WAY)
         return await self._append(held, puts, await self._find(held, puts))
 
     async def _claim(self, digest: bytes, mine: PutClaimed) -> Claim:

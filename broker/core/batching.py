@@ -14,7 +14,7 @@ from typing import Final
 
 import orjson
 
-from broker.core.events import Batch
+from broker.core.events import BatchSetting
 
 # The error of a message that the listener's 2xx answer to a batch names in the list `failed`.
 FAILED_IN_BATCH: Final = "failed-in-batch"
@@ -35,7 +35,7 @@ class FormingBatch:
 
     __slots__ = ("_bytes", "_bytes_max", "_limit", "_messages_max", "full", "messages")
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: BatchSetting) -> None:
         self._bytes = 1  # the array's 2 brackets, minus the comma that its last element lacks
         self._bytes_max = batch.max_bytes
         # `_messages_max` is the most messages allowed in this batch: fewer than `_limit` if one of them has failed.
@@ -72,7 +72,7 @@ def halvings(failed: int, max_attempts: int | None) -> int:
     return _HALVINGS_MAX if failed and max_attempts is not None and failed + 1 >= max_attempts else failed
 
 
-def fills(batch: Batch, messages: Iterable[tuple[int, int]]) -> bool:
+def fills(batch: BatchSetting, messages: Iterable[tuple[int, int]]) -> bool:
     """Return whether these messages fill a batch, so that it can be sent without waiting for more messages. Each item
     of `messages` is a message's size in bytes, and its result of halvings(): how often the message halves the limit on
     the messages of its batch.

@@ -13,7 +13,7 @@ import msgspec
 import orjson
 
 from broker.core.codec import CLASSES, encode, wire_name
-from broker.core.events import AlertThresholds, Batch, ControlEvent, Event, ListenerSettings
+from broker.core.events import AlertThresholds, BatchSetting, ControlEvent, Event, ListenerSettings
 from broker.core.ids import parse_damaged_id
 
 # The topics that clients read as one log. Events with the same log time are sorted by this order of topics.
@@ -274,11 +274,11 @@ def fields_of(kind: type[msgspec.Struct]) -> list[str]:
 
 
 def struct_of(kind: Any) -> type[msgspec.Struct] | None:
-    """Return the class of settings that a field of this type may hold: ListenerSettings, AlertThresholds or Batch.
-    Return None for any other type.
+    """Return the class of settings that a field of this type may hold: ListenerSettings, AlertThresholds or
+    BatchSetting. Return None for any other type.
     """
     return next(
-        (one for one in (ListenerSettings, AlertThresholds, Batch) if kind is one or one in get_args(kind)), None
+        (one for one in (ListenerSettings, AlertThresholds, BatchSetting) if kind is one or one in get_args(kind)), None
     )
 
 

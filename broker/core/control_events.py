@@ -62,7 +62,7 @@ class QueueDeleted(Event, frozen=True, kw_only=True, tag="queue.deleted"):
     if_version: int | UnsetType = UNSET
 
 
-class Batch(msgspec.Struct, frozen=True, kw_only=True):
+class BatchSetting(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of a listener that gets several messages in one request (a batch).
 
     A batch is sent when it has `max_messages` messages or `max_bytes` bytes, or when its first message has waited for
@@ -99,7 +99,7 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     alerts: AlertThresholds | UnsetType = UNSET  # when Everput alerts about the listener
     # The name of the format of request bodies (formats.py). If it is not set, requests carry Everput's own JSON.
     format: str | UnsetType = UNSET
-    batch: Batch | UnsetType = UNSET  # if `batch` is not set, each request carries one message
+    batch: BatchSetting | UnsetType = UNSET  # if `batch` is not set, each request carries one message
 
 
 class ListenerCreated(Event, frozen=True, kw_only=True, tag="listener.created"):

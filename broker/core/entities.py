@@ -13,7 +13,7 @@ from typing import Final
 from msgspec import UnsetType
 
 from broker.core.cursor import Cursor
-from broker.core.events import AlertThresholds, Batch, ListenerSettings
+from broker.core.events import AlertThresholds, BatchSetting, ListenerSettings
 from broker.core.redrives import NO_REDRIVES, Redrives
 from broker.core.replays import Replay
 
@@ -78,7 +78,7 @@ class Listener:
         yield from self.settings.sealed_headers.values()
 
     @property
-    def batch(self) -> Batch | None:
+    def batch(self) -> BatchSetting | None:
         """The limits of a request with several messages; None if each request carries one message."""
         batch = self.settings.batch
         return None if isinstance(batch, UnsetType) else batch

@@ -35,7 +35,7 @@ from broker.core.account_events import (
 )
 from broker.core.alert_events import AlertCleared, AlertEvent, AlertRaised, AlertThresholds, AlertTold, QueueAlertsSet
 from broker.core.control_events import (
-    Batch,
+    BatchSetting,
     ControlEvent,
     ListenerCreated,
     ListenerDeleted,
@@ -107,7 +107,7 @@ __all__ = [
     "AnsweredAttempt",
     "AnswersKept",
     "AnyEvent",
-    "Batch",
+    "BatchSetting",
     "ChangeApplied",
     "ControlEvent",
     "DeliveriesSettled",

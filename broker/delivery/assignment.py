@@ -76,7 +76,7 @@ class Assignment:
             log.outstanding, log.requests, topics[0], self.partitions, dispatchers, *may_write
         )
         owned = outstanding, self.partitions, dispatchers
-        self.changes = Changes(log, kafka.changes, *owned, self.placed, shared.run, fence.confirm, tuning)
+        self.changes = Changes(log, kafka.changes, *owned, self.dispatchers_of, shared.run, fence.confirm, tuning)
         self.checkpoints = Checkpoints(cursors, log.deliveries, *owned, shared.metrics, fence.confirm, count, tuning)
         self.ended_listeners = EndedListeners(cursors, shared.view, self.checkpoints, *owned, tuning)
         self.replay_progress = ReplayProgress(log.control.append, self.partitions, dispatchers, outstanding, tuning)
@@ -155,7 +155,7 @@ class Assignment:
         partition = self.partitions.get(number)
         return not self._dropped and partition is not None and partition.placed(dispatcher)
 
-    def placed(self, number: int, queue_id: str) -> Iterator[Dispatcher]:
+    def dispatchers_of(self, number: int, queue_id: str) -> Iterator[Dispatcher]:
         """Yield the dispatchers of a queue's listeners. Leave out replays, and listeners whose committed offset on this
         partition is not loaded yet.
         """

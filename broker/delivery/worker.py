@@ -336,7 +336,7 @@ class Worker:
         for number in positions.partitions:
             outstanding.take_over(number)
             self._background.run(outstanding.review(number, self._directory.damage, self._directory.given_up))
-        assignment.changes.placed(changes)
+        assignment.changes.review_deliveries(changes)
         assignment.start()
         self.kafka.membership.begin(tails)
         for listener_id in self._directory.listeners.keys() - roster.dispatchers.keys():

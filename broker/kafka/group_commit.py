@@ -28,7 +28,7 @@ from aiokafka import errors as kafka_errors
 from broker.core.histogram import Histogram
 from broker.errors import DiskNearlyFull, InDoubt, LogUnavailable
 from broker.kafka.appends import QUEUE_HEADER, Append, AppendQueue, Together, fail
-from broker.kafka.in_flight import Batch, InFlight
+from broker.kafka.in_flight import InFlight, SentBatch
 from broker.kafka.pauses import Pauses
 from broker.kafka.produce import BATCH_BYTES_MAX
 from broker.kafka.producer import Producer
@@ -262,7 +262,7 @@ class GroupCommit:
         if puts:
             self._pauses.sent(leader, puts)
 
-    async def _send(self, partition: int, sent: Batch, batch: Any) -> None:
+    async def _send(self, partition: int, sent: SentBatch, batch: Any) -> None:
         producer = self._producer.get()
         try:
             metadata = await (await producer.send_batch(batch, self._topic, partition=partition))
@@ -282,7 +282,7 @@ class GroupCommit:
             self.in_flight.remove(partition)
             self._wake.set()
 
-    def _acknowledged(self, batch: Batch, partition: int, offset: int) -> None:
+    def _acknowledged(self, batch: SentBatch, partition: int, offset: int) -> None:
         for item in batch.items:
             if not item.done.done():
                 item.done.set_result((partition, offset))

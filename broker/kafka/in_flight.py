@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from broker.kafka.appends import Append
 
 
-class Batch:
+class SentBatch:
     """A record batch that was sent, and that Kafka has not acknowledged yet. `leader` is the id of the broker that led
     the batch's partition when the batch was sent; None if unknown.
     """
@@ -35,7 +35,7 @@ class InFlight:
 
     def __init__(self, timeout_s: float, late_s: float) -> None:
         self.timeout_s, self._late_s = timeout_s, late_s
-        self._batches: dict[int, Batch] = {}  # by partition
+        self._batches: dict[int, SentBatch] = {}  # by partition
         self.suspects: set[int | None] = set()
         self.away: set[int | None] = set()
         self._proofs_s: dict[int | None, float] = {}  # when each broker's newest acknowledged batch was sent
@@ -47,15 +47,15 @@ class InFlight:
         return partition in self._batches
 
     @property
-    def batches(self) -> Collection[Batch]:
+    def batches(self) -> Collection[SentBatch]:
         return self._batches.values()
 
-    def add(self, partition: int, items: Sequence[Append], leader: int | None) -> Batch:
+    def add(self, partition: int, items: Sequence[Append], leader: int | None) -> SentBatch:
         """Add a batch that is sent to this partition now, and return it."""
-        batch = self._batches[partition] = Batch(items, leader, _now_s())
+        batch = self._batches[partition] = SentBatch(items, leader, _now_s())
         return batch
 
-    def acknowledged(self, batch: Batch) -> None:
+    def acknowledged(self, batch: SentBatch) -> None:
         """Record that Kafka has acknowledged this batch. Its broker is not late with batches sent before it."""
         self._proofs_s[batch.leader] = max(batch.sent_s, self._proofs_s.get(batch.leader, 0.0))
 

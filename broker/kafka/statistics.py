@@ -51,7 +51,7 @@ _RECORDS_AT_ONCE: Final = 64
 _SERIES_READS_MAX: Final = 1_024  # A request for statistics makes at most this many reads of 1 MiB.
 
 
-class Batch(NamedTuple):
+class UncountedBatch(NamedTuple):
     """Records of one partition that were read and must be counted. Their offsets begin at `begin` and end before `end`.
     If `unreadable` is true, the whole range is damaged, and `records` is empty.
 
@@ -209,7 +209,7 @@ class Counting:
             found |= {Lane(source, number): Position(offset) for number, offset in since.items()}
         return found
 
-    async def read(self) -> list[Batch]:
+    async def read(self) -> list[UncountedBatch]:
         """Read one batch from each partition that has new records, but from no more than four partitions in one call.
         Skip partitions whose last batch is not counted yet.
 
@@ -220,7 +220,7 @@ class Counting:
         if not self.behind:
             self._ends = await self._ask_ends()
         ends = self._ends
-        folded, assignment, batches = self._totals.positions, self._assignment, list[Batch]()
+        folded, assignment, batches = self._totals.positions, self._assignment, list[UncountedBatch]()
         new = (lane for lane, at in self._fetched.items() if at == folded[lane].offset and at < ends.get(lane, 0))
         for lane in list(itertools.islice(new, _LANES_AT_ONCE)):
             batch = await self._batch(lane, self._fetched[lane], assignment)
@@ -252,18 +252,20 @@ class Counting:
                 ends |= {Lane(source, number): end for number, end in found.items()}
         return ends
 
-    async def _batch(self, lane: Lane, begin: int, assignment: int) -> Batch:
+    async def _batch(self, lane: Lane, begin: int, assignment: int) -> UncountedBatch:
         topic = self._names[lane.topic]
         try:
             fetched = await self._requests.read(topic, lane.partition, begin, bytes_max=_READ_BYTES)
         except LogDamaged as damage:
-            return Batch(lane, begin, damage.last + 1, [], unreadable=True, assignment=assignment)
+            return UncountedBatch(lane, begin, damage.last + 1, [], unreadable=True, assignment=assignment)
         except OffsetTooOld:
             first = (await self._requests.offsets(topic, {lane.partition: EARLIEST}))[lane.partition]
-            return Batch(lane, begin, max(begin, first), [], unreadable=False, assignment=assignment)
-        return Batch(lane, begin, fetched.next_offset, fetched.records, unreadable=False, assignment=assignment)
+            return UncountedBatch(lane, begin, max(begin, first), [], unreadable=False, assignment=assignment)
+        return UncountedBatch(
+            lane, begin, fetched.next_offset, fetched.records, unreadable=False, assignment=assignment
+        )
 
-    def fold(self, batch: Batch) -> None:
+    def fold(self, batch: UncountedBatch) -> None:
         """Count a batch of records. Ignore the batch if it does not begin at the first offset of its partition that is
         not counted yet.
 
@@ -276,7 +278,7 @@ class Counting:
             self._overtaken()
             raise
 
-    def _fold(self, batch: Batch) -> None:
+    def _fold(self, batch: UncountedBatch) -> None:
         totals, lane = self._totals, batch.lane
         at = totals.positions.get(lane)
         if batch.assignment != self._assignment or at is None or at.offset != batch.begin:

@@ -16,7 +16,7 @@ from msgspec import UNSET
 
 from broker.clock import now_ms
 from broker.core.circuit import State
-from broker.core.events import Batch
+from broker.core.events import BatchSetting
 from broker.core.flow import WHOLE
 from broker.core.signing import Signer
 from broker.delivery.tuning import TUNED
@@ -24,7 +24,7 @@ from broker.outbound.connection import connect
 from tests.delivery.office import OK, Office, Request, paused, until
 
 LONG_MS = 3_600_000  # a batch that is not full is not sent while the test runs
-NOW = Batch(wait_ms=0)
+NOW = BatchSetting(wait_ms=0)
 
 
 def answer(body: bytes, status: int = 200) -> bytes:
@@ -110,7 +110,7 @@ async def test_a_batch_is_one_signed_json_array_of_what_single_requests_would_ca
 
 async def test_a_full_batch_is_sent_at_once_and_one_that_is_not_waits(serve, open_office):
     server = await serve(Taker())
-    office = await open_office(server, batch=Batch(max_messages=4, wait_ms=LONG_MS))
+    office = await open_office(server, batch=BatchSetting(max_messages=4, wait_ms=LONG_MS))
     office.put(3)
     await asyncio.sleep(0)
     assert not server.posts
@@ -126,7 +126,7 @@ async def test_a_full_batch_is_sent_at_once_and_one_that_is_not_waits(serve, ope
 
 async def test_a_batch_that_is_not_full_is_sent_after_wait_ms(serve, open_office):
     server = await serve(Taker())
-    office = await open_office(server, batch=Batch(max_messages=1000, wait_ms=100))
+    office = await open_office(server, batch=BatchSetting(max_messages=1000, wait_ms=100))
     began_ms = now_ms()
     office.put(2)
     office.put(1)
@@ -138,7 +138,7 @@ async def test_a_batch_that_is_not_full_is_sent_after_wait_ms(serve, open_office
 
 async def test_a_batch_closes_at_max_bytes_and_a_larger_message_goes_alone(serve, open_office):
     server = await serve(Taker())
-    office = await open_office(server, batch=Batch(max_bytes=4_000, wait_ms=0))
+    office = await open_office(server, batch=BatchSetting(max_bytes=4_000, wait_ms=0))
     office.put(6, data='"' + "x" * 1_000 + '"')
     await office.all_settled()
     office.put(1, data='"' + "x" * 10_000 + '"')
@@ -163,7 +163,7 @@ async def test_many_messages_go_in_full_batches_within_the_limit_of_requests(ser
         await taker(request, writer)
 
     server = await serve(counting)
-    office = await open_office(server, batch=Batch(max_messages=100, wait_ms=50), max_in_flight=2)
+    office = await open_office(server, batch=BatchSetting(max_messages=100, wait_ms=50), max_in_flight=2)
     for _ in range(30):
         office.put(100)
         await asyncio.sleep(0)
@@ -177,7 +177,7 @@ async def test_many_messages_go_in_full_batches_within_the_limit_of_requests(ser
 async def test_messages_of_one_key_go_in_order_and_never_together(serve, open_office):
     taker = Taker(m_0=1, m_5=2)
     server = await serve(taker)
-    office = await open_office(server, batch=Batch(max_messages=10, wait_ms=20))
+    office = await open_office(server, batch=BatchSetting(max_messages=10, wait_ms=20))
     for _ in range(5):
         office.put(3)
         office.put(1, key="a")
@@ -193,7 +193,7 @@ async def test_messages_of_one_key_go_in_order_and_never_together(serve, open_of
 async def test_many_of_one_key_do_not_wait_for_wait_ms_each(serve, open_office):
     taker = Taker()
     server = await serve(taker)
-    office = await open_office(server, batch=Batch(max_messages=10, wait_ms=LONG_MS))
+    office = await open_office(server, batch=BatchSetting(max_messages=10, wait_ms=LONG_MS))
     offsets = office.put(10, key="a")
     await until(lambda: len(taker.taken) == 9)
     office.put(9)
@@ -228,7 +228,7 @@ async def test_those_that_an_answer_names_fail_and_are_tried_again_and_the_other
 async def test_a_failing_status_fails_all_of_them_once(serve, open_office, status: int):
     taker = Taker(status)
     server = await serve(taker)
-    office = await open_office(server, batch=Batch(max_messages=8, wait_ms=0))
+    office = await open_office(server, batch=BatchSetting(max_messages=8, wait_ms=0))
     office.put(8)
     await office.all_settled()
     office.check_books()
@@ -254,7 +254,7 @@ async def test_a_message_that_spoils_every_batch_is_parked_alone(serve, open_off
         writer.write(OK)
 
     server = await serve(spoilt)
-    office = await open_office(server, batch=Batch(max_messages=32, wait_ms=0), max_attempts=max_attempts)
+    office = await open_office(server, batch=BatchSetting(max_messages=32, wait_ms=0), max_attempts=max_attempts)
     office.put(32)
     await office.all_settled()
     office.check_books()
@@ -297,7 +297,7 @@ async def test_nothing_is_sent_before_retry_after(serve, open_office):
 async def test_batches_that_fail_open_the_circuit_and_lose_nothing(serve, open_office):
     taker = Taker(*[500] * 5)
     server = await serve(taker)
-    office = await open_office(server, batch=Batch(max_messages=4, wait_ms=0))
+    office = await open_office(server, batch=BatchSetting(max_messages=4, wait_ms=0))
     office.put(20)
     await until(lambda: office.dispatcher.circuit.state is not State.CLOSED)
     await office.all_settled()
@@ -378,8 +378,8 @@ async def test_a_thousand_ids_in_pieces_are_read(serve, open_office):
             await writer.drain()
 
     server = await serve(refusing_all)
-    office = await open_office(server, batch=Batch(max_messages=1000, wait_ms=LONG_MS))
-    change(office, batch=Batch(max_messages=500, wait_ms=50))
+    office = await open_office(server, batch=BatchSetting(max_messages=1000, wait_ms=LONG_MS))
+    change(office, batch=BatchSetting(max_messages=500, wait_ms=50))
     office.put(500)
     await office.all_settled()
     office.check_books()
@@ -551,7 +551,7 @@ async def test_a_connection_that_went_stale_costs_no_attempt(serve, open_office)
 async def test_a_batch_counts_with_its_messages_against_the_rate(serve, open_office):
     taker = Taker()
     server = await serve(taker)
-    office = await open_office(server, batch=Batch(max_messages=10, wait_ms=0), rate_per_s=40)
+    office = await open_office(server, batch=BatchSetting(max_messages=10, wait_ms=0), rate_per_s=40)
     began_s = asyncio.get_running_loop().time()
     office.put(40)
     await office.all_settled()
@@ -571,7 +571,7 @@ async def test_a_change_between_single_requests_and_batches_loses_and_repeats_no
     office = await open_office(server, max_in_flight=3)
     for turn in range(30):
         office.put(20)
-        change(office, batch=(UNSET, NOW, Batch(max_messages=5, wait_ms=LONG_MS))[turn % 3])
+        change(office, batch=(UNSET, NOW, BatchSetting(max_messages=5, wait_ms=LONG_MS))[turn % 3])
         await asyncio.sleep(0.005)
     change(office, batch=UNSET)
     await office.all_settled()
@@ -607,14 +607,14 @@ async def test_a_request_that_connects_has_the_form_that_the_listener_wants_then
 async def test_a_paused_listener_gets_no_batch_until_it_is_resumed(serve, open_office):
     taker = Taker()
     server = await serve(taker)
-    office = await open_office(server, batch=Batch(max_messages=10, wait_ms=LONG_MS))
+    office = await open_office(server, batch=BatchSetting(max_messages=10, wait_ms=LONG_MS))
     office.put(7)
     office.dispatcher.update(paused(office.dispatcher.listener, "by hand"), share=WHOLE)
     office.put(7)
     await asyncio.sleep(0)
     assert not office.dispatcher.held
     assert not server.posts
-    change(office, batch=Batch(max_messages=10, wait_ms=10))
+    change(office, batch=BatchSetting(max_messages=10, wait_ms=10))
     office.dispatcher.update(paused(office.dispatcher.listener, None), share=WHOLE)
     await office.all_settled()
     office.check_books()
@@ -628,7 +628,9 @@ async def test_those_deleted_while_a_batch_connects_or_waits_are_not_sent(serve,
 
     taker = Taker()
     server = await serve(taker)
-    office = await open_office(server, batch=Batch(max_messages=6, wait_ms=LONG_MS), office={"connect": deleting})
+    office = await open_office(
+        server, batch=BatchSetting(max_messages=6, wait_ms=LONG_MS), office={"connect": deleting}
+    )
     office.put(5)
     office.deleted[0, 2] = object()
     office.put(1)
@@ -641,7 +643,7 @@ async def test_those_deleted_while_a_batch_connects_or_waits_are_not_sent(serve,
 async def test_a_new_listener_gets_a_small_batch_first(serve, open_office):
     taker = Taker()
     server = await serve(taker)
-    office = await open_office(server, batch=Batch(max_messages=100, wait_ms=LONG_MS), office={"new": True})
+    office = await open_office(server, batch=BatchSetting(max_messages=100, wait_ms=LONG_MS), office={"new": True})
     office.put(50)
     await until(lambda: taker.taken)
     assert len(taker.batches[0]) <= TUNED.held_per_attempt * TUNED.attempts_new_max
@@ -658,7 +660,7 @@ async def test_a_hand_over_drops_what_is_gathered_and_late_answers_change_nothin
         writer.write(answer(b'{"failed":["m-0"]}'))
 
     server = await serve(held)
-    office = await open_office(server, batch=Batch(max_messages=3, wait_ms=LONG_MS))
+    office = await open_office(server, batch=BatchSetting(max_messages=3, wait_ms=LONG_MS))
     office.put(5)
     await until(lambda: server.posts)
     office.dispatcher.drop(office.dispatcher.streams[0])

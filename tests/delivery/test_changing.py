@@ -125,7 +125,7 @@ class Owner:
         taken = await self.changes.read({0: low}, [END])
         await self.changes.say_taken([0])
         self.changes.take_over(taken)
-        self.changes.placed(taken)
+        self.changes.review_deliveries(taken)
 
     async def said(self) -> dict[str, str]:
         await asyncio.gather(*self.tasks)

@@ -14,7 +14,7 @@ import pytest
 from broker.clock import now_ms
 from broker.core.codec import decode, encode
 from broker.core.damage import Damage
-from broker.core.events import DAMAGED, Batch, DeliveryParked, DeliverySetAside, ListenerSettings
+from broker.core.events import DAMAGED, BatchSetting, DeliveryParked, DeliverySetAside, ListenerSettings
 from broker.core.flow import WHOLE
 from broker.core.outstanding_sum import KeySum
 from broker.delivery.checkpoint.metrics import Metrics
@@ -504,7 +504,7 @@ async def test_a_cancelled_redrive_changes_no_order_of_the_other_messages(serve,
         writer.write(OK)
 
     server = await serve(slow)
-    batch = Batch(max_messages=2, wait_ms=3_600_000)
+    batch = BatchSetting(max_messages=2, wait_ms=3_600_000)
     office = await open_office(server, office={"topic": topic}, max_in_flight=2, batch=batch)
     await own(office, topic, *(set_aside(number, parked=True, key="a") for number in range(2)))
     office.put(2)

@@ -14,7 +14,7 @@ from broker.commands.listeners import ListenerInput
 from broker.core.batching import FAILED_IN_BATCH
 from broker.core.directory import REPLAY_HEADER
 from broker.core.entities import Listener, Queue
-from broker.core.events import Batch
+from broker.core.events import BatchSetting
 from broker.kafka.topics import Topics
 from broker.settings import KafkaSettings
 from tests.kafka.rig import Rig, running
@@ -22,7 +22,7 @@ from tests.kafka.test_outstanding import kept
 from tests.kafka.test_replay import ended, start
 from tests.listeners import Got, until
 
-SOON = Batch(max_messages=50, wait_ms=200)
+SOON = BatchSetting(max_messages=50, wait_ms=200)
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ async def test_a_listener_changes_between_batches_and_single_requests_while_mess
     listener = await rig.listen(queue, "a")
     worker = await rig.work()
     ids: list[str] = []
-    for batch in (SOON, UNSET, Batch(max_messages=3, wait_ms=0), UNSET):
+    for batch in (SOON, UNSET, BatchSetting(max_messages=3, wait_ms=0), UNSET):
         flowing = asyncio.create_task(put(rig, queue, 100))
         await change(rig, queue, listener, batch=batch)
         ids += await flowing

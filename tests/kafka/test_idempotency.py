@@ -7,7 +7,7 @@ import asyncio
 from broker.commands.idempotency import Idempotency
 from broker.commands.puts import new_put
 from broker.core.entities import Queue
-from broker.errors import InFlight, KeyReused
+from broker.errors import KeyInFlight, KeyReused
 from broker.kafka.log import KafkaLog
 
 QUEUE = Queue(id="q", organization_id="o", name="orders", created_at_ms=0)
@@ -23,7 +23,7 @@ async def put(log: KafkaLog, key: str, *data: str, again: bool = True) -> list[s
                 QUEUE, puts, idempotency_key=key.encode(), body_sha256=" ".join(data), actor="", request_id=""
             )
             return [one.id for one in stored]
-        except InFlight:
+        except KeyInFlight:
             assert again
             await asyncio.sleep(0.02)
 

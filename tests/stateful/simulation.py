@@ -27,7 +27,14 @@ from broker.core.codec import decode, encode
 from broker.core.cursor import Cursor
 from broker.core.delivery import ENDED, HOLDS, TUNNEL_AWAY
 from broker.core.entities import Listener
-from broker.core.events import Batch, DeliveryParked, DeliverySetAside, KeptDelivery, ListenerSettings, MessagePut
+from broker.core.events import (
+    BatchSetting,
+    DeliveryParked,
+    DeliverySetAside,
+    KeptDelivery,
+    ListenerSettings,
+    MessagePut,
+)
 from broker.core.flow import Share
 from broker.core.ids import message_id
 from broker.delivery import assignment, background, roster
@@ -292,12 +299,12 @@ class World:
             if one.cut is None and dice.random() < 0.7:
                 one.follow()
 
-    def batch(self) -> Batch | UnsetType:
+    def batch(self) -> BatchSetting | UnsetType:
         """The setting of some listeners. max_bytes: of one message, or more than all."""
         dice = self.dice
         if dice.random() < 0.6:
             return UNSET
-        return Batch(
+        return BatchSetting(
             max_messages=dice.randint(2, BATCH_MAX),
             max_bytes=dice.choice((600, 1 << 20, 1 << 20)),
             wait_ms=dice.choice((0, 20, 3_000, 10_000)),

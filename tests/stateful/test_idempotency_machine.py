@@ -17,7 +17,7 @@ from broker.commands.puts import new_put
 from broker.core.claims import KEPT_MS
 from broker.core.codec import decode_message
 from broker.core.entities import Queue
-from broker.errors import InFlight, KeyReused
+from broker.errors import KeyInFlight, KeyReused
 from tests.unit.memory import MemoryLog
 
 QUEUE = Queue(id="q", organization_id="o", name="orders", created_at_ms=0)
@@ -85,7 +85,7 @@ async def storm(processes: Processes, waves, count: int) -> None:
             await asyncio.sleep(0)
             step += 1
         for result in await asyncio.gather(*tasks, return_exceptions=True):
-            assert isinstance(result, list | InFlight | asyncio.CancelledError), result
+            assert isinstance(result, list | KeyInFlight | asyncio.CancelledError), result
         processes.now_ms += later_ms
 
 
@@ -133,7 +133,7 @@ async def test_a_repeat_under_way_in_the_same_process_is_told_so():
         return await idempotency.put(QUEUE, [put], idempotency_key=b"k", body_sha256="", actor="", request_id="")
 
     one, other = await asyncio.gather(put(), put(), return_exceptions=True)
-    assert isinstance(other, InFlight)
+    assert isinstance(other, KeyInFlight)
     assert await put() == one
 
 
@@ -145,7 +145,7 @@ async def test_a_slow_put_is_not_taken_over_while_it_may_still_come():
     assert len(slow.log.claims.records) == 1
     slow.pauses = cycle([0])
     slow.now_ms += TAKE_OVER_MS - 1
-    with pytest.raises(InFlight):
+    with pytest.raises(KeyInFlight):
         await slow.ask()
     assert await putting == await slow.ask()
     assert slow.stored() == ["same 0"]

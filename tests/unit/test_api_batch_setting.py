@@ -12,7 +12,7 @@ from api_client import Api, make_api
 from broker.core.codec import decode, encode
 from broker.core.directory import Directory
 from broker.core.entities import Listener
-from broker.core.events import Batch, ListenerCreated, ListenerUpdated, QueueCreated
+from broker.core.events import BatchSetting, ListenerCreated, ListenerUpdated, QueueCreated
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 DEFAULTS = {"max_messages": 100, "max_bytes": 1 << 20, "wait_ms": 100}
@@ -47,11 +47,11 @@ async def test_batch_is_set_with_defaults_kept_by_other_changes_and_cleared_by_n
     api = await make_api()
     path, made = await new_listener(api, batch={})
     assert made["batch"] == DEFAULTS
-    assert stored(api, path).batch == Batch()
+    assert stored(api, path).batch == BatchSetting()
     given = {"max_messages": 1000, "max_bytes": 8 << 20, "wait_ms": 0}
     changed = await api.put(path, json={"batch": given})
     assert changed.json()["listener"]["batch"] == given
-    assert stored(api, path).batch == Batch(**given)
+    assert stored(api, path).batch == BatchSetting(**given)
     await api.put(path, json={"name": "new"})
     listed = (await api.get(path.rpartition("/")[0])).json()["listeners"][0]
     assert (listed["name"], listed["batch"]) == ("new", given)
@@ -130,10 +130,10 @@ def test_the_events_of_a_listener_carry_its_batch():
     changed = ListenerUpdated(
         **{name: EVENT[name] for name in ("organization_id", "listener_id", "name", *URLS)},
         at_ms=2,
-        settings=msgspec.structs.replace(made.settings, batch=Batch(max_messages=7)),
+        settings=msgspec.structs.replace(made.settings, batch=BatchSetting(max_messages=7)),
     )
     directory = Directory()
     directory.apply(QueueCreated(at_ms=0, organization_id="o", queue_id="q", name="orders"))
     directory.apply(decode(encode(made)))
     assert directory.apply(decode(encode(changed)))
-    assert directory.listeners["l"].batch == Batch(max_messages=7, max_bytes=1 << 20, wait_ms=100)
+    assert directory.listeners["l"].batch == BatchSetting(max_messages=7, max_bytes=1 << 20, wait_ms=100)

@@ -14,7 +14,7 @@ from api_client import Api, problem
 from test_api_server import live_api
 
 from broker.audit import feed
-from broker.audit.feed import CHANGES_MAX, ChangeFeed
+from broker.audit.feed import CHANGES_MAX, LogFeed
 from broker.commands.organizations import create_key
 from broker.core.events import DeliveriesSettled
 from broker.ports import OffsetTooOld
@@ -68,7 +68,7 @@ async def watching(api: Api, headers: dict[str, str] | None = None) -> AsyncIter
 
 @pytest.fixture
 async def api(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
-    monkeypatch.setattr(ChangeFeed.__init__, "__kwdefaults__", {"look_s": 0.02})
+    monkeypatch.setattr(LogFeed.__init__, "__kwdefaults__", {"look_s": 0.02})
     async with live_api() as made:
         yield made
 

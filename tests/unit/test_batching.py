@@ -20,12 +20,12 @@ from broker.core.batching import (
     fills,
     halvings,
 )
-from broker.core.events import Batch
+from broker.core.events import BatchSetting
 from broker.core.flow import Pace
 from broker.outbound.answer import read_body
 
 SETTINGS = st.builds(
-    Batch, max_messages=st.integers(2, 1000), max_bytes=st.integers(1, 5_000), wait_ms=st.integers(0, 10_000)
+    BatchSetting, max_messages=st.integers(2, 1000), max_bytes=st.integers(1, 5_000), wait_ms=st.integers(0, 10_000)
 )
 MESSAGES = st.lists(st.tuples(st.integers(1, 3_000), st.integers(0, 30)), min_size=1, max_size=200)
 IDS = st.lists(st.from_regex(r"\A[0-9a-f]{8}\Z"), min_size=1, max_size=50, unique=True)
@@ -35,7 +35,7 @@ JSON = st.recursive(
 )
 
 
-def split(batch: Batch, messages: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+def split(batch: BatchSetting, messages: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
     """The batches of all these messages, none of which waits."""
     batches, left = [], list(messages)
     while left:
@@ -48,7 +48,9 @@ def split(batch: Batch, messages: list[tuple[int, int]]) -> list[list[tuple[int,
 
 
 @given(SETTINGS, MESSAGES)
-def test_a_batch_keeps_its_limits_and_the_order_and_leaves_nothing_out(batch: Batch, messages: list[tuple[int, int]]):
+def test_a_batch_keeps_its_limits_and_the_order_and_leaves_nothing_out(
+    batch: BatchSetting, messages: list[tuple[int, int]]
+):
     batches = split(batch, messages)
     assert [one for chosen in batches for one in chosen] == messages
     for chosen in batches:
@@ -58,7 +60,7 @@ def test_a_batch_keeps_its_limits_and_the_order_and_leaves_nothing_out(batch: Ba
 
 
 @given(SETTINGS, MESSAGES)
-def test_a_batch_is_closed_only_if_the_next_message_does_not_fit(batch: Batch, messages: list[tuple[int, int]]):
+def test_a_batch_is_closed_only_if_the_next_message_does_not_fit(batch: BatchSetting, messages: list[tuple[int, int]]):
     batches = split(batch, messages)
     for chosen, following in itertools.pairwise(batches):
         size, failed = following[0]
@@ -67,7 +69,9 @@ def test_a_batch_is_closed_only_if_the_next_message_does_not_fit(batch: Batch, m
 
 
 @given(SETTINGS, MESSAGES)
-def test_messages_fill_a_batch_if_it_takes_no_more_of_them_or_after_them(batch: Batch, messages: list[tuple[int, int]]):
+def test_messages_fill_a_batch_if_it_takes_no_more_of_them_or_after_them(
+    batch: BatchSetting, messages: list[tuple[int, int]]
+):
     first, *others = split(batch, messages)
     size = 1 + sum(size for size, _ in first)
     most = max(1, batch.max_messages >> min(30, max(failed for _, failed in first)))
@@ -75,7 +79,9 @@ def test_messages_fill_a_batch_if_it_takes_no_more_of_them_or_after_them(batch: 
 
 
 @given(SETTINGS, st.integers(1, 30), st.none() | st.integers(1, 30))
-def test_a_message_that_has_failed_is_alone_in_its_last_attempt(batch: Batch, failed: int, max_attempts: int | None):
+def test_a_message_that_has_failed_is_alone_in_its_last_attempt(
+    batch: BatchSetting, failed: int, max_attempts: int | None
+):
     halved = halvings(failed, max_attempts)
     if max_attempts is not None and failed >= max_attempts - 1:
         forming = FormingBatch(batch)

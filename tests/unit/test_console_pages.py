@@ -18,7 +18,7 @@ from test_api_accounts import PASSWORD, SAME, WHO
 from test_api_server import live_api
 
 from api import console
-from broker.audit.feed import ChangeFeed
+from broker.audit.feed import LogFeed
 from broker.clock import now_ms
 from broker.core.entities import Listener
 from broker.core.events import DeliveriesSettled, DeliveryAttempted, StatisticsCounted
@@ -84,7 +84,7 @@ class Shop(NamedTuple):
     listener: str
     organization: str
     records: MemoryRecords
-    feed: ChangeFeed
+    feed: LogFeed
 
 
 class OneDown(NoDeliveries):

@@ -380,8 +380,8 @@ PLAIN = {
     dict[str, str]: st.dictionaries(TEXT, TEXT, max_size=3),
     dict[str, int | str]: st.dictionaries(TEXT, NUMBERS | TEXT, max_size=3),
     ev.AlertThresholds | msgspec.UnsetType: st.just(msgspec.UNSET) | st.builds(ev.AlertThresholds),
-    ev.Batch | msgspec.UnsetType: st.just(msgspec.UNSET)
-    | st.builds(ev.Batch, **dict.fromkeys(ev.Batch.__struct_fields__, NUMBERS)),
+    ev.BatchSetting | msgspec.UnsetType: st.just(msgspec.UNSET)
+    | st.builds(ev.BatchSetting, **dict.fromkeys(ev.BatchSetting.__struct_fields__, NUMBERS)),
 }
 
 

@@ -24,7 +24,7 @@ from broker.delivery.reading.partition import Partition
 from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import LogUnavailable
 
-Placed = Callable[[int, str], Iterable[Dispatcher]]
+DispatchersOf = Callable[[int, str], Iterable[Dispatcher]]
 
 
 @dataclass(slots=True)
@@ -56,7 +56,7 @@ class ChangeReply:
     under_way: dict[str, _UnderWay] = field(default_factory=dict)
 
 
-class Answers:
+class ChangeReplies:
     """The answers of a worker to updates and deletions of messages, written to the topic `deliveries`."""
 
     def __init__(
@@ -64,13 +64,13 @@ class Answers:
         deliveries: Appender,
         outstanding: Outstanding,
         partitions: Mapping[int, Partition],
-        placed: Placed,
+        dispatchers_of: DispatchersOf,
         confirm: Callable[[], Awaitable[None]],
         tuning: Tuning = TUNED,
     ) -> None:
         self._tuning = tuning
         self._confirm = confirm  # raises if partitions are lost
-        self._placed = placed  # yields a queue's dispatchers
+        self._dispatchers_of = dispatchers_of
         self._deliveries = deliveries
         self._outstanding = outstanding
         self._partitions = partitions
@@ -81,7 +81,7 @@ class Answers:
         adds the state when the attempt has ended, or `unknown` after `answer_s` seconds.
         """
         reply = ChangeReply(offset, event, in_doubt, honoured)
-        for dispatcher in self._placed(partition, event.queue_id):
+        for dispatcher in self._dispatchers_of(partition, event.queue_id):
             listener = dispatcher.listener
             if listener.start_offsets[partition] > event.offset:
                 continue

@@ -27,7 +27,7 @@ from broker.core.changes import Change, change, prevailing
 from broker.core.codec import Fields, decode, encode
 from broker.core.delivery import RENEWING
 from broker.core.events import ListenerTested, MessageChange, MessageUpdated, PartitionHandedOver, PartitionTakenOver
-from broker.delivery.changes.answers import Answers, ChangeReply, Placed
+from broker.delivery.changes.answers import ChangeReplies, ChangeReply, DispatchersOf
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Delivery
 from broker.delivery.outstanding.schedule import Outstanding
@@ -74,7 +74,7 @@ class Changes:
         outstanding: Outstanding,
         partitions: Mapping[int, Partition],
         dispatchers: Mapping[str, Dispatcher],
-        placed: Placed,
+        dispatchers_of: DispatchersOf,
         run: Callable[[Coroutine[Any, Any, None]], object],
         confirm: Callable[[], Awaitable[None]],
         tuning: Tuning = TUNED,
@@ -87,7 +87,7 @@ class Changes:
         self._outstanding = outstanding
         self._partitions = partitions
         self._dispatchers = dispatchers
-        self._placed = placed  # yields a queue's dispatchers
+        self._dispatchers_of = dispatchers_of
         self._messages = event_log.messages.name
         self._run = run  # starts a background task
         self._floors: dict[int, int] = {}
@@ -97,7 +97,7 @@ class Changes:
         self._honoured_below: dict[int, int] = {}
         self._covering = 0
         self._texts: dict[tuple[int, int], asyncio.Task[str | None]] = {}
-        self._answers = Answers(event_log.deliveries, outstanding, partitions, placed, confirm, tuning)
+        self._answers = ChangeReplies(event_log.deliveries, outstanding, partitions, dispatchers_of, confirm, tuning)
 
     # Ownership
 
@@ -129,7 +129,7 @@ class Changes:
 
     def take_over(self, taken: Mapping[int, Taken]) -> None:
         """Begin to apply updates and deletions of messages to the deliveries of these partitions: first `taken`, which
-        read() has returned, and then newer ones. Call this when the worker owns the partitions, and placed() later.
+        read() has returned, and then newer ones. Call this, and later review_deliveries(), when the worker owns them.
         """
         for partition, one in taken.items():
             self._floors[partition] = one.floor
@@ -139,7 +139,7 @@ class Changes:
             self._add(partition, one)
         self._tail.follow({partition: one.position for partition, one in taken.items()})
 
-    def placed(self, taken: Mapping[int, Taken]) -> None:
+    def review_deliveries(self, taken: Mapping[int, Taken]) -> None:
         """Answer clients that may still wait for an answer to an update or deletion in `taken`. Cancel deliveries of
         deleted messages in `outstanding`, except those of replays. Call this when the listeners' offsets are loaded.
         """
@@ -271,7 +271,7 @@ class Changes:
         return counts is new or (before is not None and new.offset <= before.offset)
 
     def _cancel_kept(self, partition: int, queue_id: str, message_id: str) -> None:
-        for dispatcher in self._placed(partition, queue_id):
+        for dispatcher in self._dispatchers_of(partition, queue_id):
             self._outstanding.cancel(partition, dispatcher.listener.id, message_id)
 
     # New changes

@@ -27,7 +27,7 @@ from broker.core.batching import (
 )
 from broker.core.delivery import DROPPED, SENT, Failure
 from broker.core.entities import Queue
-from broker.core.events import Batch
+from broker.core.events import BatchSetting
 from broker.delivery.dispatch.admission import BEGIN, Admission, Admissions
 from broker.delivery.dispatch.attempts import Attempts
 from broker.delivery.dispatch.delivery_batch import DeliveryBatch
@@ -70,9 +70,9 @@ class Batches:
         self._timer: asyncio.TimerHandle | None = None
         # True if the next batch must be sent even if it is not full: its first message has waited for `wait_ms`.
         self._due = False
-        self.setting: Batch | None = None
+        self.setting: BatchSetting | None = None
 
-    def update(self, setting: Batch | None) -> None:
+    def update(self, setting: BatchSetting | None) -> None:
         """Apply a change of the listener's setting `batch`, also to deliveries that are ready for an attempt."""
         self._dispatcher.memory.batch_max = 0 if setting is None else setting.max_messages
         if setting != self.setting:
@@ -80,7 +80,7 @@ class Batches:
             self.forget()
             self._loop.call_soon(self._dispatcher.pump)
 
-    def added(self, batch: Batch) -> None:
+    def added(self, batch: BatchSetting) -> None:
         """Process one more delivery that is ready for an attempt: call pump(), which sends batches. If the number of
         ready deliveries is now a multiple of `max_messages`, call pump() at once. Otherwise, let the event loop call
         pump() soon, so that messages that come before then can share the batch.
@@ -95,7 +95,7 @@ class Batches:
         self._added = False
         self._dispatcher.pump()
 
-    def pump(self, batch: Batch) -> None:
+    def pump(self, batch: BatchSetting) -> None:
         """Begin attempts, each with one batch. Stop when the listener's limits allow no more, or when the next batch
         must wait for more messages.
         """
@@ -174,7 +174,7 @@ class Batches:
             self._timer.cancel()
         self._timer, self._due = None, False
 
-    def _sends(self, batch: Batch) -> bool:
+    def _sends(self, batch: BatchSetting) -> bool:
         """Return whether a batch of the deliveries that are ready for an attempt must be sent now, instead of waiting
         for more messages.
         """
@@ -194,7 +194,7 @@ class Batches:
         no_more = not dispatcher.room() or any(stream.window.full for stream in dispatcher.behind)
         return no_more or dispatcher.deliveries.keys.waiting > 0
 
-    def _next(self, batch: Batch) -> DeliveryBatch:
+    def _next(self, batch: BatchSetting) -> DeliveryBatch:
         """Take the deliveries of the next batch from the ready deliveries, and return them. Turn away each delivery
         whose attempt may not begin now: for example, it then waits in the topic `outstanding`. If no attempt may begin,
         return an empty batch. If some deliveries were turned away, the rest may not fill a batch. If so, and if

@@ -60,7 +60,7 @@ class Assigned(Protocol):
     def hold(self, delivery: Delivery, /) -> bool: ...
 
 
-class Answers(Protocol):
+class AnswersToStore(Protocol):
     """The answers of one listener to failed attempts. A checkpoint collects the answers from this object, to write them
     to the log.
     """
@@ -85,7 +85,7 @@ class Dispatching(Protocol):
     parked_lines: LogRateLimit
 
     @property
-    def answers(self) -> Answers: ...
+    def answers(self) -> AnswersToStore: ...
     @property
     def error(self) -> str | None: ...
     def room(self) -> bool: ...
