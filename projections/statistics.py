@@ -2,7 +2,7 @@
 
 For: a Faust agent over `messages` and `deliveries`, whose consumer group gives each process some of the partitions, and
 restarting it when it fails, because deliveries must continue. Not for: what is counted (broker/core/statistics.py),
-reading and writing topics (broker/kafka/statistics.py).
+reading and writing topics (broker/kafka/counting.py).
 
 An event of this stream is a batch of records, because a Faust event costs about 60 µs, and a record that is read in a
 batch 1 to 5 µs. So the consumer below fetches with the project's own batched reads, which also skip damaged records.
@@ -27,9 +27,9 @@ from faust.types.tuples import ConsumerMessage
 
 from broker.core.statistics import Lane
 from broker.errors import LogUnavailable
+from broker.kafka.counting import SOURCES, Counting, UncountedBatch
 from broker.kafka.log import KafkaLog
 from broker.kafka.reachability import reachable
-from broker.kafka.statistics import SOURCES, Counting, UncountedBatch
 from broker.kafka.topics import by_name, topics
 from broker.settings import KafkaSettings
 from projections.app import faust_app

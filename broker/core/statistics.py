@@ -1,7 +1,7 @@
 """Statistics per minute: how many messages were put, delivered, refused and parked, and how long deliveries took.
 
 For: counting records by minute, and deciding which `statistics.counted` events are valid. Not for: reading and writing
-topics (broker/kafka/statistics.py), the Faust agent (projections/statistics.py).
+topics (broker/kafka/counting.py, broker/kafka/statistics.py), the Faust agent (projections/statistics.py).
 
 A lane is one partition of `messages` or `deliveries`. Each `statistics.counted` event names the range of offsets that
 it covers in each lane. An event that covers an offset for the second time is ignored (Coverage). Therefore the sum of

@@ -14,9 +14,10 @@ from broker.core.codec import decode
 from broker.core.events import MessagePut, StatisticsCounted
 from broker.core.statistics import KEPT_MS, MINUTE_MS, Counts, Coverage, Key, Lane, Series, Totals, read_row
 from broker.kafka.admin import ensure_topics
+from broker.kafka.counting import SOURCES
 from broker.kafka.embedded.kafka import EmbeddedKafka
 from broker.kafka.log import KafkaLog
-from broker.kafka.statistics import SOURCES, KafkaStatistics, read_on
+from broker.kafka.statistics import KafkaStatistics, read_on
 from broker.kafka.topics import Topics, by_name, topics
 from broker.ports import LATEST
 from broker.settings import KafkaSettings

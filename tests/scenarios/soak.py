@@ -36,6 +36,7 @@ FETCHED_S = 1.0  # what is put so long after a worker was cut off may still be o
 BACK_WITHIN_S = 120.0
 LATE_EVERY = 5  # kills
 ONE_BROKER = ("--replication", "1", "--flush-each-batch", "--partitions", "8")
+PACE_S = 0.035  # what each of eight publishers waits after an answer: at most 230 puts a second
 TIMED_S = 2.0  # at least
 TIMEOUT_S = 2.0  # of attempts in a bad network
 LISTENERS = ("steady", "flaky", "slow", "picky")
@@ -156,7 +157,7 @@ async def load_on(
     lasts_s: float = 0.0,
     transport: httpx.AsyncBaseTransport | None = None,
 ) -> AsyncIterator[History]:
-    """At most 300 puts a second, to four listeners; all arrived at the end.
+    """Puts to four listeners; all arrived at the end.
 
     A third of them have an ordering key, some others a time, and what is parked is redriven at the end: `outstanding`
     is never empty. lasts_s: how long it goes on, at least; by then the last time has come, if it is long. transport:
@@ -164,7 +165,7 @@ async def load_on(
     """
     async with Listeners() as listeners:
         listeners.delay_s["slow"] = 0.03  # a key's messages, 25 a second, are still taken one after the other
-        history = History(url, api_key, listeners, publishers=8, keyed=4, pace_s=0.035, transport=transport)
+        history = History(url, api_key, listeners, publishers=8, keyed=4, pace_s=PACE_S, transport=transport)
         picky = Picky(history)
         listeners.decide = picky.answer
         await history.set_up("steady", "flaky", "slow")
@@ -261,7 +262,7 @@ async def bad_network_to_listeners(server: Server, dice: random.Random, seconds:
         Listeners() as listeners,
         Proxy(listeners.port, dice, trouble=0.9, within=20_000, patience_s=patience_s) as proxy,
     ):
-        history = History(server.now.url, server.now.api_key, listeners, publishers=8, keyed=4, pace_s=0.035)
+        history = History(server.now.url, server.now.api_key, listeners, publishers=8, keyed=4, pace_s=PACE_S)
         await history.set_up("far", port=proxy.port, timeout_ms=int(TIMEOUT_S * 1000))
         history.start()
         ends_s = time.monotonic() + seconds

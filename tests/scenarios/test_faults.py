@@ -14,8 +14,15 @@ from tests.scenarios import power_cut, soak
 from tests.scenarios.running import everput
 from tests.scenarios.soak import Server
 
+PACE_S = 0.1
 NETWORK_S = 5.0
 SLEEP_S = 12.0  # longer than a worker's session
+
+
+@pytest.fixture(autouse=True)
+def pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Less work beside the faults than in the longer runs: other tests share the machine."""
+    monkeypatch.setattr(soak, "PACE_S", PACE_S)
 
 
 @pytest.fixture(scope="module")
