@@ -36,8 +36,7 @@ else
 	cat .venv/test-log.log .venv/test-scenarios.log .venv/test-others.log; exit $$status
 endif
 
-KAFKA := $(wildcard tests/kafka/test_[a-d]*.py) $(patsubst %,tests/scenarios/test_%.py,faults alerting) \
-	tests/stateful
+KAFKA := $(wildcard tests/kafka/test_[a-d]*.py) tests/scenarios/test_faults.py tests/stateful
 LOG := $(filter-out $(KAFKA),$(wildcard tests/kafka/test_[e-z]*.py tests/scenarios/test_[ab]*.py)) \
 	tests/samples tests/contracts tests/upgrades
 OTHERS := tests/delivery tests/unit
@@ -89,7 +88,8 @@ format: $(READY)
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Python compiles what is imported when it is imported first: much of the packages never is.
+PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
 
 # The stamp is older than a lock: install exactly what the lock says. RUNS is what Everput itself needs, and the project,
 # editable. READY is what the tests need besides.

@@ -28,7 +28,7 @@ def with_many_segments(topic: Topic) -> Topic:
     return replace(topic, config={**topic.config, "segment.ms": "1"})
 
 
-@pytest.mark.parametrize("harm", ["cut", "removed"])
+@pytest.mark.parametrize("harm", [pytest.param("cut", marks=pytest.mark.slow), "removed"])
 @pytest.mark.parametrize("name", DAMAGED)
 async def test_all_that_is_there_is_delivered_and_nothing_else_and_verify_names_what_is_gone(
     kafka, settings, name, harm

@@ -37,7 +37,7 @@ async def noted(rig: Rig, worker: Worker) -> bool:
     return False
 
 
-@pytest.mark.parametrize("harm", ["cut", "removed", "flipped"])
+@pytest.mark.parametrize("harm", [pytest.param("cut", marks=pytest.mark.slow), "removed", "flipped"])
 async def test_what_was_parked_or_waited_is_known_though_a_file_has_lost_its_records(kafka, settings, harm):
     table = topics(settings)
     await ensure_topics(settings, replace(table, outstanding=with_many_segments(table.outstanding)))
