@@ -88,8 +88,7 @@ format: $(READY)
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-# Python compiles what is imported when it is imported first: much of the packages never is.
-PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # The stamp is older than a lock: install exactly what the lock says. RUNS is what Everput itself needs, and the project,
 # editable. READY is what the tests need besides.
